@@ -1,0 +1,43 @@
+"""The multi-token-prediction layer (MiMo 2.2), under the released checkpoint's names.
+
+RMSNorm of the trunk's hidden state and RMSNorm of the ahead token's embedding, concatenated [hidden, embedding]
+(decision 0014), projected to the hidden size, one transformer block, a final norm; the trunk's own head reads the result.
+Left out: chaining layer k on layer k - 1's output; the paper's layers are parallel (decision 0015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from openmimo.model.config import MiMoConfig
+
+
+class MTPLayer(nn.Module):
+    def __init__(self, config: MiMoConfig, block: nn.Module, norm: Callable[[int, float], nn.Module]) -> None:
+        super().__init__()
+        self.layer: int = block.layer  # type: ignore[assignment]
+        self.token_layernorm = norm(config.hidden_size, config.rms_norm_eps)
+        self.hidden_layernorm = norm(config.hidden_size, config.rms_norm_eps)
+        self.input_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
+        self.input_layernorm = block.input_layernorm
+        self.self_attn = block.self_attn
+        self.post_attention_layernorm = block.post_attention_layernorm
+        self.mlp = block.mlp
+        self.final_layernorm = norm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        hidden_BTD: Tensor,
+        ahead_BTD: Tensor,
+        rope: tuple[Tensor, Tensor],
+        attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """(B, T, D): the normed state that the trunk's head turns into draft logits."""
+        joined = torch.cat((self.hidden_layernorm(hidden_BTD), self.token_layernorm(ahead_BTD)), dim=-1)
+        x_BTD = self.input_proj(joined)
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope, self.layer, attend)
+        x_BTD = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        return self.final_layernorm(x_BTD)
