@@ -116,9 +116,7 @@ def _parse(text: str, hint: Any, key: str) -> Any:
         return tuple(_parse(item, kind, key) for item, kind in zip(items, kinds, strict=True))
     try:
         if hint is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
-                text.lower()
-            ]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
         if hint is int:
             return int(float(text)) if "e" in text.lower() else int(text.replace("_", ""))
         if hint is float:

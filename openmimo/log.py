@@ -32,9 +32,7 @@ class Log:
         self._file = self.path.open("a", encoding="utf-8")
         self._board = _board(folder / "tensorboard" / stage, from_step) if tensorboard else None
 
-    def step(
-        self, step: int, *, tokens: int, timing: Mapping[str, float] | None = None, **metrics: Any
-    ) -> None:
+    def step(self, step: int, *, tokens: int, timing: Mapping[str, float] | None = None, **metrics: Any) -> None:
         row = {"stage": self.stage, "step": step, "tokens": tokens, **metrics, "timing": dict(timing or {})}
         self._file.write(json.dumps(row, allow_nan=True) + "\n")
         self._file.flush()

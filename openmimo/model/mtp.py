@@ -1,8 +1,8 @@
 """The multi-token-prediction layer (MiMo 2.2), under the released checkpoint's names.
 
 RMSNorm of the trunk's hidden state and RMSNorm of the ahead token's embedding, concatenated [hidden, embedding]
-(decision 0014), projected to the hidden size, one transformer block, a final norm; the trunk's own head reads the result.
-Left out: chaining layer k on layer k - 1's output; the paper's layers are parallel (decision 0015).
+(decision 0014), projected to the hidden size, one transformer block, a final norm; the trunk's own
+head reads the result. Left out: chaining layer k on layer k - 1's output; the paper's layers are parallel (decision 0015).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class MTPLayer(nn.Module):
     def __init__(self, config: MiMoConfig, block: nn.Module, norm: Callable[[int, float], nn.Module]) -> None:
         super().__init__()
         self.layer: int = block.layer  # type: ignore[assignment]
-        self.token_layernorm = norm(config.hidden_size, config.rms_norm_eps)
+        self.token_layernorm: nn.Module = norm(config.hidden_size, config.rms_norm_eps)
         self.hidden_layernorm = norm(config.hidden_size, config.rms_norm_eps)
         self.input_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
-        self.input_layernorm = block.input_layernorm
-        self.self_attn = block.self_attn
-        self.post_attention_layernorm = block.post_attention_layernorm
-        self.mlp = block.mlp
+        self.input_layernorm: nn.Module = block.input_layernorm  # type: ignore[assignment]
+        self.self_attn: nn.Module = block.self_attn  # type: ignore[assignment]
+        self.post_attention_layernorm: nn.Module = block.post_attention_layernorm  # type: ignore[assignment]
+        self.mlp: nn.Module = block.mlp  # type: ignore[assignment]
         self.final_layernorm = norm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
