@@ -2,7 +2,8 @@
 
 RMSNorm of the trunk's hidden state and RMSNorm of the ahead token's embedding, concatenated [hidden, embedding]
 (decision 0014), projected to the hidden size, one transformer block, a final norm; the trunk's own
-head reads the result. Left out: chaining layer k on layer k - 1's output; the paper's layers are parallel (decision 0015).
+head reads the result. Left out: chaining layer k on layer k - 1's output; the paper's layers are
+parallel (decision 0015).
 """
 
 from __future__ import annotations

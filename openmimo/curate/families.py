@@ -1,0 +1,205 @@
+"""Families of verifiable problems of our own, with solutions in several styles.
+
+A family draws a problem of a given difficulty from an RNG; `solve` writes a response in one of three styles, as real
+corpora hold them side by side:
+
+* `worked`: reasoning step by step, then the answer;
+* `direct`: the answer alone, right, but hard to predict without the steps;
+* `unreliable`: worked, with one slip somewhere, so the answer is usually wrong. A stated share, at most a fifth.
+
+No I/O, no hidden RNG. Responses follow decision 0023: `<think>...</think>`, then the last \\boxed{} or fenced block.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from openmimo.types import Problem, UnitTest
+
+Style = Literal["worked", "direct", "unreliable"]
+NUM_TESTS = 12
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A problem with what its solutions are written from."""
+
+    problem: Problem
+    plan: Any
+
+
+@dataclass(frozen=True)
+class Family:
+    name: str
+    draw: Callable[[random.Random, int], Drawn]
+    """(rng, difficulty) -> problem; difficulty is the number of steps."""
+    solve: Callable[[Drawn, Style, random.Random], str]
+
+
+# ---------------------------------------------------------------- maths: chained arithmetic
+
+
+def draw_chain(rng: random.Random, difficulty: int) -> Drawn:
+    """`difficulty` equations over one-letter variables, modulo 10; each uses an earlier variable."""
+    names = rng.sample("abcdefghkmnpqrstuvwxyz", difficulty)
+    values: dict[str, int] = {}
+    equations: list[tuple[str, str, str, str]] = []
+    for n, name in enumerate(names):
+        if n == 0:
+            values[name] = rng.randrange(10)
+            equations.append((name, str(values[name]), "", ""))
+            continue
+        left = names[n - 1] if rng.random() < 0.7 else rng.choice(names[:n])
+        operator = rng.choice("+-*")
+        right = rng.choice(names[:n]) if n > 1 and rng.random() < 0.3 else str(rng.randrange(2, 10))
+        values[name] = _apply(values[left], operator, values.get(right, 0) if right in values else int(right))
+        equations.append((name, left, operator, right))
+    shown = ", ".join(f"{name} = {left}{operator}{right}" for name, left, operator, right in equations)
+    prompt = f"Work modulo 10. {shown}. Find {names[-1]}."
+    problem = Problem(
+        id=f"chain-{_key(prompt)}", prompt=prompt, kind="math", answer=str(values[names[-1]]), family="chain"
+    )
+    return Drawn(problem, equations)
+
+
+def solve_chain(drawn: Drawn, style: Style, rng: random.Random) -> str:
+    if style == "direct":
+        return f"\\boxed{{{drawn.problem.answer}}}"
+    values: dict[str, int] = {}
+    lines = []
+    slip = rng.randrange(1, len(drawn.plan)) if style == "unreliable" else -1
+    for n, (name, left, operator, right) in enumerate(drawn.plan):
+        if not operator:
+            values[name] = int(left)
+            lines.append(f"{name} = {left}")
+            continue
+        a, b = values[left], values[right] if right in values else int(right)
+        values[name] = _apply(a, operator, b)
+        if n == slip:
+            values[name] = (values[name] + rng.choice((1, 2, 8, 9))) % 10
+        lines.append(f"{name} = {a}{operator}{b} = {values[name]}")
+    return "<think>\n" + "\n".join(lines) + f"\n</think>\n\\boxed{{{values[drawn.plan[-1][0]]}}}"
+
+
+def _apply(a: int, operator: str, b: int) -> int:
+    return {"+": a + b, "-": a - b, "*": a * b}[operator] % 10
+
+
+# ---------------------------------------------------------------- code: a pipeline of clauses over a list
+
+
+@dataclass(frozen=True)
+class Clause:
+    words: str
+    code: str
+    """A comprehension or slice over `xs`, assigned back to xs; `{k}` is the clause's number."""
+    run: Callable[[list[int], int], list[int]]
+    numbers: tuple[int, ...] = (0,)
+
+
+# fmt: off
+CLAUSES = (
+    Clause("keep the even numbers", "[x for x in xs if x % 2 == 0]", lambda xs, k: [x for x in xs if x % 2 == 0]),
+    Clause("keep the odd numbers", "[x for x in xs if x % 2 == 1]", lambda xs, k: [x for x in xs if x % 2 == 1]),
+    Clause("drop numbers below {k}", "[x for x in xs if x >= {k}]", lambda xs, k: [x for x in xs if x >= k], (3, 4, 5)),
+    Clause("drop numbers above {k}", "[x for x in xs if x <= {k}]", lambda xs, k: [x for x in xs if x <= k], (5, 6, 7)),
+    Clause("drop every {k}", "[x for x in xs if x != {k}]", lambda xs, k: [x for x in xs if x != k], (1, 2, 3, 4, 5)),
+    Clause("add {k} to each", "[x + {k} for x in xs]", lambda xs, k: [x + k for x in xs], (1, 2, 3, 4, 5)),
+    Clause("multiply each by {k}", "[x * {k} for x in xs]", lambda xs, k: [x * k for x in xs], (2, 3, 4)),
+    Clause("square each", "[x * x for x in xs]", lambda xs, k: [x * x for x in xs]),
+    Clause("negate each", "[-x for x in xs]", lambda xs, k: [-x for x in xs]),
+    Clause("reverse the list", "xs[::-1]", lambda xs, k: xs[::-1]),
+    Clause("sort the list", "sorted(xs)", lambda xs, k: sorted(xs)),
+    Clause("take the first {k}", "xs[:{k}]", lambda xs, k: xs[:k], (2, 3, 4)),
+    Clause("skip the first {k}", "xs[{k}:]", lambda xs, k: xs[k:], (1, 2)),
+)
+# fmt: on
+
+RESULTS = (
+    ("the sum", "sum(xs)", sum),
+    ("the count", "len(xs)", len),
+    ("the list", "xs", list),
+    ("the largest, or 0", "max(xs, default=0)", lambda xs: max(xs, default=0)),
+    ("the smallest, or 0", "min(xs, default=0)", lambda xs: min(xs, default=0)),
+)
+
+
+def draw_pipeline(rng: random.Random, difficulty: int) -> Drawn:
+    """A function that applies `difficulty` clauses in order and returns a result; 12 tests."""
+    steps = []
+    for _ in range(difficulty):
+        clause = rng.choice(CLAUSES)
+        steps.append((clause, rng.choice(clause.numbers)))
+    result = rng.choice(RESULTS)
+    words = ", ".join(clause.words.format(k=k) for clause, k in steps)
+    prompt = f"Write f(xs): {words}, return {result[0]}."
+    tests = []
+    for n in range(NUM_TESTS):
+        # Short, plain lists first and longer, wider ones later: what a wrong program passes differs.
+        xs = [rng.randrange(0, 6 + 2 * n) for _ in range(n // 2 + (n > 0))]
+        out = list(xs)
+        for clause, k in steps:
+            out = clause.run(out, k)
+        tests.append(UnitTest(json.dumps([xs]), json.dumps(result[2](out))))
+    code = _program([(clause.code.format(k=k)) for clause, k in steps], result[1])
+    problem = Problem(
+        id=f"pipeline-{_key(prompt)}", prompt=prompt, kind="code", tests=tuple(tests), entry_point="f",
+        family="pipeline", solution=code,
+    )  # fmt: skip
+    return Drawn(problem, (steps, result))
+
+
+def solve_pipeline(drawn: Drawn, style: Style, rng: random.Random) -> str:
+    steps, result = drawn.plan
+    if style == "direct":
+        expression = "xs"
+        for clause, k in steps:
+            expression = _inline(clause.code.format(k=k), expression)
+        return _fence(f"def f(xs):\n    return {_inline(result[1], expression)}")
+    steps = list(steps)
+    if style == "unreliable":
+        at = rng.randrange(len(steps))
+        clause, k = steps[at]
+        others = [n for n in range(1, 9) if n != k]
+        if clause.numbers != (0,) and rng.random() < 0.5:
+            steps[at] = (clause, rng.choice(others))
+        elif rng.random() < 0.5 and len(steps) > 1:
+            del steps[at]
+        else:
+            wrong = rng.choice([c for c in CLAUSES if c is not clause])
+            steps[at] = (wrong, rng.choice(wrong.numbers))
+    return _fence(_program([clause.code.format(k=k) for clause, k in steps], result[1]))
+
+
+def _program(lines: list[str], result: str) -> str:
+    body = "".join(f"    xs = {line}\n" for line in lines)
+    return f"def f(xs):\n{body}    return {result}"
+
+
+def _inline(code: str, inner: str) -> str:
+    """The clause over an expression instead of the name xs."""
+    if code.startswith("xs"):
+        return inner + code[2:]
+    if code.endswith(" in xs]"):
+        return code[: -len("xs]")] + inner + "]"
+    return code.replace("in xs", f"in {inner}").replace("(xs", f"({inner}")
+
+
+def _fence(code: str) -> str:
+    return f"```python\n{code}\n```"
+
+
+def _key(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+FAMILIES = {
+    "chain": Family("chain", draw_chain, solve_chain),
+    "pipeline": Family("pipeline", draw_pipeline, solve_pipeline),
+}

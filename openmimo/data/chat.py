@@ -1,0 +1,98 @@
+"""The chat format: messages to token ids, and which of them are the assistant's.
+
+ChatML as Qwen2 has it, no system message unless one is given (decision 0023): reasoning between `<think>` and
+`</think>`, then the answer. A folder's own template wins where it has one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from openmimo.data.tokenizer import END_OF_TEXT, IM_END, load_tokenizer
+
+Message = dict[str, str]
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class Chat:
+    """A tokenizer with its chat template."""
+
+    def __init__(self, tokenizer: Tokenizer, template: str = CHAT_TEMPLATE, end_token: str = IM_END) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self._render = _compile(template)
+        ids = (tokenizer.token_to_id(token) for token in (end_token, END_OF_TEXT))
+        self.stop_token_ids: tuple[int, ...] = tuple(token for token in ids if token is not None)
+
+    @classmethod
+    def load(cls, folder: Path) -> Chat:
+        """From a Hugging Face folder."""
+        tokenizer = load_tokenizer(folder)
+        path = folder / "tokenizer_config.json"
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        end = config.get("eos_token") or IM_END
+        return cls(tokenizer, config.get("chat_template") or CHAT_TEMPLATE, end if isinstance(end, str) else IM_END)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def render_prompt(self, text: str) -> tuple[int, ...]:
+        """A user's message, ready for the assistant to answer."""
+        return self.render_messages([{"role": "user", "content": text}])
+
+    def render_messages(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """A conversation, ready for the assistant to answer."""
+        ids, _ = self.render_training(messages)
+        return ids + self.encode(self._turn(messages, len(messages)))
+
+    def render_training(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Token ids and loss weights: 1 on the assistant's tokens and the token that ends them, 0 elsewhere.
+
+        Every assistant turn is encoded apart from its header, exactly as at inference time.
+        """
+        ids: list[int] = []
+        weights: list[float] = []
+        for n, message in enumerate(messages):
+            before, after = self._render(messages[:n], False), self._render(messages[: n + 1], False)
+            text = after[len(before) :]
+            if message["role"] != "assistant":
+                piece = self.encode(text)
+                ids += piece
+                weights += [0.0] * len(piece)
+                continue
+            header = self._turn(messages, n)
+            body, newline, tail = text[len(header) :].rpartition("\n")
+            for part, weight in ((header, 0.0), (body, 1.0), (newline + tail, 0.0)):
+                piece = self.encode(part)
+                ids += piece
+                weights += [weight] * len(piece)
+        return tuple(ids), tuple(weights)
+
+    def _turn(self, messages: Sequence[Message], n: int) -> str:
+        """The header that opens the assistant's answer after the first n messages."""
+        return self._render(messages[:n], True)[len(self._render(messages[:n], False)) :]
+
+
+@lru_cache(maxsize=8)
+def _compile(template: str) -> Any:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    compiled = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
+
+    def render(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        return compiled.render(messages=list(messages), add_generation_prompt=add_generation_prompt)
+
+    return render

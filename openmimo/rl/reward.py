@@ -1,0 +1,71 @@
+"""Rewards from verdicts (MiMo 3.3.1): all-or-nothing, and the test-difficulty reward, strict and soft.
+
+The judge says which tests passed; this file decides points. Tests are grouped into difficulty levels by the share of
+rollouts that pass them; level 0 is easiest. Levels present share the points equally unless weights are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from openmimo.types import Problem, Verdict
+
+Scheme = Literal["all_or_nothing", "strict", "soft"]
+
+EASY, MEDIUM, HARD = 0, 1, 2
+CUTS = (0.3, 0.7)  # decision 0006: hard below 0.3, medium, easy from 0.7
+
+
+def level(pass_rate: float, cuts: tuple[float, float] = CUTS) -> int:
+    """Difficulty level of a test: 0 easy, 1 medium, 2 hard; one that nobody passed is hard."""
+    return HARD if pass_rate < cuts[0] else MEDIUM if pass_rate < cuts[1] else EASY
+
+
+def with_levels(problem: Problem, pass_rates: Sequence[float]) -> Problem:
+    """The problem with every test's level set from its pass rate, 0 to 1, one a test."""
+    tests = tuple(replace(t, level=level(p)) for t, p in zip(problem.tests, pass_rates, strict=True))
+    return replace(problem, tests=tests)
+
+
+def reward(
+    problem: Problem, verdict: Verdict, *, scheme: Scheme = "soft", weights: Sequence[float] | None = None
+) -> float | None:
+    """Points of one response, 0 to 1; None after an internal error, which is nobody's 0.
+
+    Mathematics, and code under `all_or_nothing`, earn 1 for an accepted verdict. With levels l = 0..L:
+
+    * strict: level l's score counts only if all tests of level l and of every easier level pass;
+    * soft: level l's score is split equally over its tests; the reward is the sum over passed tests.
+
+    Args:
+        weights: points of levels 0, 1, 2; the levels present are scaled to sum to 1. Equal by default.
+
+    Raises:
+        ValueError: if a code verdict does not speak of every test (a program that never ran may have none).
+    """
+    if verdict.status == "internal_error":
+        return None
+    if problem.kind == "math" or scheme == "all_or_nothing":
+        return 1.0 if verdict.status == "accepted" else 0.0
+    if not verdict.tests:
+        return 0.0
+    if len(verdict.tests) != len(problem.tests):
+        raise ValueError(f"{problem.id} has {len(problem.tests)} tests, its verdict speaks of {len(verdict.tests)}")
+    passed = [result.status == "accepted" for result in verdict.tests]
+    levels = [HARD if test.level is None else test.level for test in problem.tests]
+    present = sorted(set(levels))
+    raw = [1.0 if weights is None else weights[n] for n in present]
+    total, points = 0.0, 0.0
+    for n, score in zip(present, raw, strict=True):
+        mine = [ok for ok, at in zip(passed, levels, strict=True) if at == n]
+        total += score
+        if scheme == "soft":
+            points += score * sum(mine) / len(mine)
+        elif all(mine):
+            points += score
+        else:
+            total += sum(raw[present.index(n) + 1 :])
+            break
+    return points / total

@@ -1,0 +1,89 @@
+"""A run folder: one lock, one recipe, one seed, the stages done.
+
+DIR/lock            held while a process works here
+DIR/run.json        recipe name, seed, resolved config, versions
+DIR/state.json      stages finished, with what each left behind
+DIR/metrics.jsonl, DIR/tensorboard/, DIR/summary.json, DIR/report.html
+DIR/data/, DIR/checkpoints/{stage}/, DIR/{base,sft,rl}/     outputs of the stages
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from openmimo.checkpoint import write_text
+from openmimo.config import differences, to_dict
+
+
+class RunRefused(ValueError):
+    """This folder is not ours to work in: another process, recipe, seed or setting."""
+
+
+@dataclass
+class Run:
+    """An opened run folder. Use as a context manager: it holds the lock."""
+
+    folder: Path
+    recipe: str
+    seed: int
+    config: Any
+
+    def __enter__(self) -> Run:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunRefused(f"cannot make run folder {self.folder}: {error.strerror}") from error
+        self._lock = (self.folder / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            raise RunRefused(
+                f"{self.folder} is in use by process {owner}; wait for it or choose another --out"
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        try:
+            self._claim()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._lock.close()
+
+    def done(self, stage: str) -> bool:
+        return stage in self.state()
+
+    def state(self) -> dict[str, Any]:
+        """Stage name -> what it left behind, in the order they finished."""
+        path = self.folder / "state.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def finish(self, stage: str, result: dict[str, Any]) -> None:
+        """Record a finished stage, durably."""
+        write_text(self.folder / "state.json", json.dumps({**self.state(), stage: result}, indent=2) + "\n")
+
+    def _claim(self) -> None:
+        mine = {"recipe": self.recipe, "seed": self.seed, "config": json.loads(json.dumps(to_dict(self.config)))}
+        path = self.folder / "run.json"
+        if path.is_file():
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+            changed = differences(theirs, mine)
+            if changed:
+                more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+                raise RunRefused(
+                    f"{self.folder} holds another run ({'; '.join(changed[:3])}{more}); choose another --out"
+                )
+            return
+        write_text(path, json.dumps(mine, indent=2) + "\n")
