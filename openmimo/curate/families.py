@@ -38,6 +38,8 @@ class Family:
     draw: Callable[[random.Random, int], Drawn]
     """(rng, difficulty) -> problem; difficulty is the number of steps."""
     solve: Callable[[Drawn, Style, random.Random], str]
+    lesson: Callable[[random.Random], str]
+    """A textbook page: the family's elementary facts, without problems."""
 
 
 # ---------------------------------------------------------------- maths: chained arithmetic
@@ -83,6 +85,15 @@ def solve_chain(drawn: Drawn, style: Style, rng: random.Random) -> str:
             values[name] = (values[name] + rng.choice((1, 2, 8, 9))) % 10
         lines.append(f"{name} = {a}{operator}{b} = {values[name]}")
     return "<think>\n" + "\n".join(lines) + f"\n</think>\n\\boxed{{{values[drawn.plan[-1][0]]}}}"
+
+
+def chain_lesson(rng: random.Random) -> str:
+    """A page of single sums, modulo 10."""
+    facts = []
+    for _ in range(16):
+        a, operator, b = rng.randrange(10), rng.choice("+-*"), rng.randrange(10)
+        facts.append(f"{a}{operator}{b} = {_apply(a, operator, b)}")
+    return "Modulo 10:\n" + "\n".join(facts)
 
 
 def _apply(a: int, operator: str, b: int) -> int:
@@ -175,6 +186,16 @@ def solve_pipeline(drawn: Drawn, style: Style, rng: random.Random) -> str:
     return _fence(_program([clause.code.format(k=k) for clause, k in steps], result[1]))
 
 
+def pipeline_lesson(rng: random.Random) -> str:
+    """A page of single clauses, in words and in code."""
+    lines = []
+    for _ in range(5):
+        clause = rng.choice(CLAUSES)
+        k = rng.choice(clause.numbers)
+        lines.append(f"# {clause.words.format(k=k)}\nxs = {clause.code.format(k=k)}")
+    return "\n".join(lines)
+
+
 def _program(lines: list[str], result: str) -> str:
     body = "".join(f"    xs = {line}\n" for line in lines)
     return f"def f(xs):\n{body}    return {result}"
@@ -200,6 +221,6 @@ def _key(text: str) -> str:
 
 
 FAMILIES = {
-    "chain": Family("chain", draw_chain, solve_chain),
-    "pipeline": Family("pipeline", draw_pipeline, solve_pipeline),
+    "chain": Family("chain", draw_chain, solve_chain, chain_lesson),
+    "pipeline": Family("pipeline", draw_pipeline, solve_pipeline, pipeline_lesson),
 }

@@ -1,0 +1,148 @@
+"""The mixture: rows of tokens from several sources at given weights, by count and not by chance (MiMo 2.1, 2.3).
+
+Each row comes from one source: the one furthest below its target share. So the tokens served from a source stay within
+one row of the target at any step. Within a source documents follow a seeded permutation per epoch; a document longer
+than a row is cut, a shorter one never is. The state is a few integers, so a resumed run serves the same rows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openmimo.data.pack import Sample, stack
+from openmimo.data.shards import TokenShard
+from openmimo.types import Batch
+
+WINDOW = 32
+"""Pending documents that best-fit may choose from."""
+
+
+class Mixture:
+    """An endless, resumable stream of packed rows.
+
+    Args:
+        shards: by source name.
+        max_epochs: how often a source may be repeated; beyond it `rows` raises. Absent means no limit.
+    """
+
+    def __init__(self, shards: Mapping[str, TokenShard], *, seed: int, max_epochs: Mapping[str, float] | None = None):
+        self._sources = {name: _Source(shard, seed) for name, shard in sorted(shards.items())}
+        self._max_epochs = dict(max_epochs or {})
+        self._served = dict.fromkeys(self._sources, 0)
+        self._target = dict.fromkeys(self._sources, 0.0)
+
+    @property
+    def served(self) -> dict[str, int]:
+        """Slots served so far by source."""
+        return dict(self._served)
+
+    @property
+    def target(self) -> dict[str, float]:
+        """What `served` should be by the weights asked for."""
+        return dict(self._target)
+
+    def epochs(self) -> dict[str, float]:
+        """How often each source has been read."""
+        return {name: source.read_tokens / source.shard.num_tokens for name, source in self._sources.items()}
+
+    def rows(self, num_rows: int, context: int, weights: Mapping[str, float]) -> Batch:
+        """The next `num_rows` rows of `context` slots.
+
+        Args:
+            weights: by source, any positive scale.
+
+        Raises:
+            ValueError: for an unknown source, or one that would be read more often than it may.
+        """
+        unknown = set(weights) - set(self._sources)
+        if unknown:
+            raise ValueError(f"the mixture names source {min(unknown)!r}; there are {', '.join(self._sources)}")
+        total = sum(weights.values())
+        chosen: list[Sequence[Sample]] = []
+        for _ in range(num_rows):
+            for name, weight in weights.items():
+                self._target[name] += context * weight / total
+            name = max(sorted(weights), key=lambda n: (self._target[n] - self._served[n], weights[n]))
+            self._served[name] += context
+            chosen.append(self._sources[name].row(context))
+            self._check_epochs(name)
+        return stack(chosen, context)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "served": dict(self._served),
+            "target": dict(self._target),
+            "sources": {name: source.state_dict() for name, source in self._sources.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._served, self._target = dict(state["served"]), dict(state["target"])
+        for name, source in self._sources.items():
+            source.load_state_dict(state["sources"][name])
+
+    def _check_epochs(self, name: str) -> None:
+        limit, epochs = self._max_epochs.get(name), self.epochs()[name]
+        if limit is not None and epochs > limit + 1e-9:
+            raise ValueError(
+                f"source {name!r} would be read {epochs:.2f} times, its limit is {limit:g}; lower its weight"
+            )
+
+
+class _Source:
+    """One source's documents in order, a window of them pending."""
+
+    def __init__(self, shard: TokenShard, seed: int) -> None:
+        self.shard, self._seed = shard, seed
+        self.read_tokens = 0
+        self._next = 0
+        """Documents taken into the window so far, over all epochs."""
+        self._window: list[tuple[int, int]] = []
+        """(document, first token not yet served)."""
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def row(self, context: int) -> list[Sample]:
+        row: list[Sample] = []
+        room = context
+        while room:
+            self._fill()
+            lengths = [self._left(document, start) for document, start in self._window]
+            if max(lengths) <= context or row:
+                fitting = [i for i, length in enumerate(lengths) if length <= room]
+                if not fitting:
+                    break
+                # The oldest goes first into an empty row, so that none waits for ever; then best-fit.
+                at = fitting[0] if not row else max(fitting, key=lambda i: (lengths[i], -i))
+                take = lengths[at]
+            else:
+                at = next(i for i, length in enumerate(lengths) if length > context)
+                take = context
+            document, start = self._window.pop(at)
+            ids = self.shard.document(document)[start : start + take]
+            row.append(Sample(ids.tolist()))
+            if start + take < len(self.shard.document(document)):
+                self._window.insert(at, (document, start + take))
+            self.read_tokens += take
+            room -= take
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"read_tokens": self.read_tokens, "next": self._next, "window": list(self._window)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.read_tokens, self._next = state["read_tokens"], state["next"]
+        self._window = [(int(d), int(s)) for d, s in state["window"]]
+
+    def _left(self, document: int, start: int) -> int:
+        return int(self.shard.borders[document + 1] - self.shard.borders[document]) - start
+
+    def _fill(self) -> None:
+        while len(self._window) < WINDOW:
+            epoch, at = divmod(self._next, len(self.shard))
+            if self._order[0] != epoch:
+                order = list(range(len(self.shard)))
+                random.Random(f"{self._seed}:{self.shard.source}:{epoch}").shuffle(order)
+                self._order = (epoch, order)
+            self._window.append((self._order[1][at], 0))
+            self._next += 1

@@ -1,0 +1,91 @@
+"""Supervised fine-tuning (MiMo 3.1): packed rows, loss on the assistant's tokens, MTP trained too."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from openmimo import checkpoint
+from openmimo.data.pack import Sample, fit_rows, stack
+from openmimo.log import Log, progress
+from openmimo.model.mimo import MiMo
+from openmimo.train.loss import next_token_loss
+from openmimo.train.optim import OptimConfig, Optimizer
+from openmimo.train.step import TrainState, train_step
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Defaults are MiMo 3.1's figures."""
+
+    learning_rate: float = 3e-5  # MiMo 3.1: constant
+    warmup_steps: int = 0
+    """Steps of linear warm-up. Ours, for fresh optimizer state; MiMo names none."""
+    batch_rows: int = 128  # MiMo 3.1, decision 0021: packed rows
+    context: int = 32_768  # MiMo 3.1
+    epochs: float = 1.0
+    mtp_weight: float = 0.1
+    """Weight of the MTP loss, as at the end of pre-training."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    micro_rows: int = 0
+    chunk_tokens: int = 8192
+    checkpoint_every: int = 100
+
+
+def finetune(
+    model: MiMo, samples: Sequence[Sample], config: SFTConfig, *, seed: int, out: Path, checkpoints: Path
+) -> TrainState:
+    """Train on the samples for `epochs`, from the newest checkpoint if there is one.
+
+    The rows of epoch e are a function of (samples, seed, e), so a resumed run sees the same ones.
+
+    Raises:
+        ValueError: without samples.
+    """
+    if not samples:
+        raise ValueError("no SFT samples are left to train on; 0 is too few, look at the counts of the preparation")
+    state = TrainState(model, Optimizer(model, config.optim))
+    saved = checkpoint.latest(checkpoints)
+    if saved:
+        state.load_state_dict(saved["train"])
+    plan = _plan(samples, config, seed)
+    loss = next_token_loss(mtp_weight=config.mtp_weight, chunk_tokens=config.chunk_tokens)
+    with Log(out, "sft", state.step) as log:
+        for rows in progress(plan[state.step :], "sft", unit="steps"):
+            started = time.perf_counter()
+            batch = stack([[samples[i] for i in row] for row in rows], config.context)
+            warm = min(1.0, (state.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+            metrics = train_step(
+                state, batch, loss, learning_rate=config.learning_rate * warm, micro_rows=config.micro_rows
+            )
+            log.step(
+                state.step - 1,
+                tokens=state.tokens,
+                timing={"step_s": time.perf_counter() - started},
+                **metrics,
+            )
+            if state.step % config.checkpoint_every == 0 or state.step == len(plan):
+                log.sync()
+                checkpoint.save(checkpoints, state.step, {"train": state.state_dict()})
+    return state
+
+
+def _plan(samples: Sequence[Sample], config: SFTConfig, seed: int) -> list[list[list[int]]]:
+    """Sample indices of every row of every step."""
+    rows: list[list[int]] = []
+    per_epoch = fit_rows([len(s.token_ids) for s in samples], config.context)
+    for epoch in range(max(1, -int(-config.epochs // 1))):
+        order = list(per_epoch)
+        random.Random(f"{seed}:sft:{epoch}").shuffle(order)
+        rows += order
+    rows = rows[: max(1, int(len(per_epoch) * config.epochs))]
+    return [rows[i : i + config.batch_rows] for i in range(0, len(rows), config.batch_rows)]
+
+
+def lite(config: SFTConfig, steps_share: float = 0.05) -> SFTConfig:
+    """Lite SFT (MiMo 3.6): only enough to align the answer's format."""
+    return dataclasses.replace(config, epochs=config.epochs * steps_share)
