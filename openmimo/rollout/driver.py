@@ -1,0 +1,330 @@
+"""Drives engines and judges: problems -> judged groups, streaming (MiMo 3.4.1).
+
+`rollout_batch` does what `Seamless` decides, for RL; `stream` gives every problem its samples, for evaluation,
+curation and pass-rate filters. Engine and judge come in as arguments, by the two interfaces below. Judging runs while
+generation goes on. Wall-clock times are collected apart from the results, which do not depend on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from openmimo.rollout.seamless import Seamless, Stats
+from openmimo.types import Group, Problem, Request, Rollout, Sampling, Verdict
+
+
+class Engine(Protocol):
+    """Generates: many requests at once, advanced a step or so at a time."""
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; a handle that is never used twice."""
+
+    def step(self) -> list[tuple[int, Rollout]]:
+        """Advance all running sequences; (handle, rollout) of those that finished; [] if idle."""
+
+    def abort(self, handle: int) -> None:
+        """Drop a request; nothing of it is returned later."""
+
+    @property
+    def num_active(self) -> int:
+        """Requests submitted and neither finished nor aborted."""
+
+
+class Judge(Protocol):
+    """Judges responses beside the generation."""
+
+    def submit(self, problem: Problem, text: str) -> Future[Verdict]: ...
+
+
+Clock = Callable[[], float]
+
+
+@dataclass
+class Timing:
+    """Where the seconds went. Depends on machine and load; never part of a result."""
+
+    total_s: float = 0.0
+    generate_s: float = 0.0
+    """Inside engine.step."""
+    wait_for_judge_s: float = 0.0
+    """The engine had nothing to do and the judge had not finished."""
+    busy_request_s: float = 0.0
+    """Sum over requests of the time in which they were active in the engine."""
+    peak_requests: int = 0
+    """Most requests active at once."""
+
+    @property
+    def idle_ratio(self) -> float:
+        """Share of request slots x time that held no request, slots being the peak."""
+        capacity_s = self.peak_requests * self.total_s
+        return max(0.0, 1.0 - self.busy_request_s / capacity_s) if capacity_s else 0.0
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """One RL rollout batch."""
+
+    groups: tuple[Group, ...]
+    """The selected groups, in launch order, rewards filled in."""
+    prefix: tuple[Group, ...]
+    """Every judged group of the prefix, in launch order: statistics and pool moves are applied from these alone."""
+    outcomes: tuple[tuple[str, bool | None], ...]
+    """(stratum, valid) of each group of the prefix: what `Prior.update` takes."""
+    prefix_end: int
+    """Launch number to which the problem cursor is to be rewound."""
+    stats: Stats
+    timing: Timing
+
+
+def sample_seed(seed: int, step: int, launch: int, sample: int) -> int:
+    """Seed of one response, 0 to 2^63 - 1: the same in every process and on every machine."""
+    digest = hashlib.blake2b(struct.pack("<4q", seed, step, launch, sample), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def rollout_batch(
+    engine: Engine,
+    judge: Judge,
+    *,
+    draw: Callable[[int], tuple[Problem, str]],
+    render: Callable[[Problem], tuple[int, ...]],
+    decode: Callable[[Sequence[int]], str],
+    sampling: Sampling,
+    num_rollouts: int,
+    valid: Callable[[Group], tuple[bool | None, Group]],
+    seamless: Seamless,
+    seed: int,
+    step: int,
+    clock: Clock = time.perf_counter,
+) -> BatchResult:
+    """Fill one batch of valid groups (MiMo 3.3, dynamic sampling; 3.4.1, seamless rollout).
+
+    Args:
+        draw: launch number -> (problem, stratum); a pure function within the step, so that the batch does not
+            depend on timing (decision 0007).
+        render: problem -> prompt token ids.
+        decode: token ids of a response -> the text to judge.
+        num_rollouts: G.
+        valid: scores a group: whether it carries a gradient (None: dropped for an internal error), and the group
+            with its rewards.
+        seamless: a fresh one for each batch.
+        seed, step: with launch number and sample number they key each response's seed.
+
+    Returns:
+        The batch. Requests of unfinished groups are aborted before it returns, or raises.
+    """
+    if num_rollouts < 1:
+        raise ValueError(f"num_rollouts must be at least 1, got {num_rollouts}")
+    judged: dict[int, Group] = {}
+    work = _Work(engine, judge, decode, num_rollouts, clock)
+    try:
+        drawn = draw(0)
+        while (decision := seamless.decide(drawn[1])) != "stop":
+            if decision == "launch":
+                problem, stratum = drawn
+                launch = seamless.launched(stratum)
+                prompt_ids = render(problem)
+                for sample in range(num_rollouts):
+                    key = sample_seed(seed, step, launch, sample)
+                    work.submit(problem, prompt_ids, replace(sampling, seed=key), launch, sample, stratum)
+                drawn = draw(launch + 1)
+                continue
+            for kind, launch in work.advance():
+                if kind == "finished":
+                    seamless.finished(launch)
+                else:
+                    is_valid, judged[launch] = valid(work.take(launch))
+                    seamless.judged(launch, is_valid)
+        result = BatchResult(
+            groups=tuple(judged[launch] for launch in seamless.selected()),
+            prefix=tuple(judged[launch] for launch in range(seamless.prefix_end())),
+            outcomes=seamless.prefix_outcomes(),
+            prefix_end=seamless.prefix_end(),
+            stats=seamless.stats(),
+            timing=work.timing,
+        )
+    finally:
+        work.close()
+    return result
+
+
+def stream(
+    engine: Engine,
+    judge: Judge,
+    problems: Iterable[Problem],
+    *,
+    render: Callable[[Problem], tuple[int, ...]],
+    decode: Callable[[Sequence[int]], str],
+    sampling: Sampling,
+    num_samples: int,
+    seed: int,
+    max_active_requests: int,
+    step: int = 0,
+    timing: Timing | None = None,
+    clock: Clock = time.perf_counter,
+) -> Iterator[Group]:
+    """Every problem with `num_samples` judged rollouts, yielded as they complete.
+
+    A group's `launch` is the problem's index, so that callers can sort. Greedy sampling (temperature 0) gives equal
+    samples; ask for one. Closing the iterator aborts what is still running.
+
+    Args:
+        max_active_requests: requests in the engine at once.
+        timing: filled in while the stream runs, if given.
+    """
+    if num_samples < 1 or max_active_requests < 1:
+        raise ValueError(
+            f"num_samples and max_active_requests must be at least 1, got {num_samples} and {max_active_requests}"
+        )
+    work = _Work(engine, judge, decode, num_samples, clock, timing)
+    requests = (
+        (problem, prompt_ids, replace(sampling, seed=sample_seed(seed, step, index, sample)), index, sample)
+        for index, problem in enumerate(problems)
+        for prompt_ids in (render(problem),)
+        for sample in range(num_samples)
+    )
+    upcoming = next(requests, None)
+    try:
+        while upcoming is not None or work.open:
+            if upcoming is not None and work.num_running < max_active_requests:
+                work.submit(*upcoming)
+                upcoming = next(requests, None)
+                continue
+            for kind, launch in work.advance():
+                if kind == "judged":
+                    yield work.take(launch)
+    finally:
+        work.close()
+
+
+@dataclass
+class _Open:
+    """A group on its way: slots are filled by sample number."""
+
+    problem: Problem
+    stratum: str
+    rollouts: list[Rollout | None]
+    verdicts: list[Verdict | None]
+    futures: list[Future[Verdict]] = field(default_factory=list)
+
+
+class _Work:
+    """The requests and judgements in flight."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        judge: Judge,
+        decode: Callable[[Sequence[int]], str],
+        num_samples: int,
+        clock: Clock,
+        timing: Timing | None = None,
+    ) -> None:
+        self.engine, self.judge, self.decode = engine, judge, decode
+        self.num_samples, self.clock = num_samples, clock
+        self.timing = timing or Timing()
+        self.open: dict[int, _Open] = {}
+        self._handles: dict[int, tuple[int, int]] = {}  # handle -> (launch, sample)
+        self._verdicts: queue.SimpleQueue[tuple[int, int, str, bool, Future[Verdict]]] = queue.SimpleQueue()
+        self._started_s = self._last_s = clock()
+
+    @property
+    def num_running(self) -> int:
+        return len(self._handles)
+
+    def submit(
+        self,
+        problem: Problem,
+        prompt_ids: tuple[int, ...],
+        sampling: Sampling,
+        launch: int,
+        sample: int,
+        stratum: str = "main",
+    ) -> None:
+        if launch not in self.open:
+            self.open[launch] = _Open(problem, stratum, [None] * self.num_samples, [None] * self.num_samples)
+        self._count_busy()
+        handle = self.engine.submit(Request(prompt_ids, sampling, problem.id))
+        self._handles[handle] = (launch, sample)
+        self.timing.peak_requests = max(self.timing.peak_requests, len(self._handles))
+
+    def advance(self) -> list[tuple[str, int]]:
+        """Generate a step, or wait for the judge if nothing generates; the groups that got finished or judged."""
+        events: list[tuple[str, int]] = []
+        if self._handles:
+            started_s = self.clock()
+            rollouts = self.engine.step()
+            self._count_busy()
+            self.timing.generate_s += self._last_s - started_s
+            for handle, rollout in rollouts:
+                events += self._finished(handle, rollout)
+        elif self._verdicts.empty():
+            started_s = self.clock()
+            item = self._verdicts.get()
+            self._count_busy()
+            self.timing.wait_for_judge_s += self._last_s - started_s
+            events += self._judged(*item)
+        while not self._verdicts.empty():
+            events += self._judged(*self._verdicts.get())
+        return events
+
+    def take(self, launch: int) -> Group:
+        """A completed group; it is no longer in flight."""
+        group = self.open.pop(launch)
+        rollouts = tuple(rollout for rollout in group.rollouts if rollout is not None)
+        verdicts = tuple(verdict for verdict in group.verdicts if verdict is not None)
+        assert len(rollouts) == len(verdicts) == self.num_samples
+        return Group(group.problem, rollouts, verdicts, launch=launch, stratum=group.stratum)
+
+    def close(self) -> None:
+        """Abort every request and cancel every judgement that has not begun."""
+        for handle in list(self._handles):
+            self.engine.abort(handle)
+        self._handles.clear()
+        for group in self.open.values():
+            for future in group.futures:
+                future.cancel()
+        self.open.clear()
+        self._count_busy()
+
+    def _finished(self, handle: int, rollout: Rollout) -> list[tuple[str, int]]:
+        if handle not in self._handles:
+            return []  # another user of the same engine
+        launch, sample = self._handles.pop(handle)
+        group = self.open[launch]
+        group.rollouts[sample] = rollout
+        self._judge(launch, sample, self.decode(rollout.token_ids), again=False)
+        return [("finished", launch)] if all(slot is not None for slot in group.rollouts) else []
+
+    def _judge(self, launch: int, sample: int, text: str, *, again: bool) -> None:
+        group = self.open[launch]
+        future = self.judge.submit(group.problem, text)
+        group.futures.append(future)
+        # The callback runs in the judge's thread: all it does is put the event in the queue.
+        future.add_done_callback(lambda done: self._verdicts.put((launch, sample, text, again, done)))
+
+    def _judged(
+        self, launch: int, sample: int, text: str, again: bool, future: Future[Verdict]
+    ) -> list[tuple[str, int]]:
+        if launch not in self.open or future.cancelled():
+            return []
+        verdict = future.result()
+        if verdict.status == "internal_error" and not again:
+            self._judge(launch, sample, text, again=True)  # redone once; if it stays, it stays in the group
+            return []
+        group = self.open[launch]
+        group.verdicts[sample] = verdict
+        return [("judged", launch)] if all(slot is not None for slot in group.verdicts) else []
+
+    def _count_busy(self) -> None:
+        now_s = self.clock()
+        self.timing.busy_request_s += len(self._handles) * (now_s - self._last_s)
+        self.timing.total_s = now_s - self._started_s
+        self._last_s = now_s
