@@ -1,0 +1,293 @@
+"""The RL loop (MiMo 3.3, 3.4): read it from top to bottom, it is walk 1.
+
+problem -> render -> generate -> judge -> reward -> seamless (these six meet in `rollout.driver`) -> advantages ->
+pack -> old log-probs -> updates -> weights to the engine.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+import torch
+
+from openmimo import checkpoint
+from openmimo.data.chat import Chat
+from openmimo.data.pack import Sample, pack
+from openmimo.log import Log, progress
+from openmimo.model.mimo import MiMo
+from openmimo.rl.advantage import advantages
+from openmimo.rl.loss import Normalization, policy_loss
+from openmimo.rl.reward import Scheme, reward
+from openmimo.rl.sampling import ProblemPool, is_valid
+from openmimo.rollout.driver import BatchResult, Engine, Judge, rollout_batch
+from openmimo.rollout.seamless import Prior, Seamless
+from openmimo.train.loss import token_logprobs
+from openmimo.train.optim import OptimConfig, Optimizer
+from openmimo.train.step import TrainState, on_device, train_step
+from openmimo.types import Group, Problem, Sampling
+
+
+class TrainableEngine(Engine, Protocol):
+    """An engine that takes new weights."""
+
+    def set_weights(self, state_dict: dict[str, torch.Tensor], version: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """Defaults are MiMo 3.3.3's figures."""
+
+    steps: int = 1000
+    """Iterations: a rollout batch and its updates."""
+    batch_groups: int = 512  # MiMo 3.3.3; decision 0001: prompts
+    num_rollouts: int = 16  # decision 0001
+    minibatch_groups: int = 32  # MiMo 3.3.3
+    learning_rate: float = 1e-6  # MiMo 3.3.3
+    warmup_steps: int = 0
+    """Iterations of linear warm-up. Ours, for fresh optimizer state."""
+    max_new_tokens: int = 32_768  # MiMo 3.3.3: maximum length
+    temperature: float = 1.0  # MiMo 3.3.3
+    top_p: float = 1.0  # MiMo 3.3.3
+    clip_low: float = 0.2  # decision 0002
+    clip_high: float = 0.28  # decision 0002
+    normalization: Normalization = "token"  # decision 0004
+    scheme: Scheme = "soft"  # MiMo 3.3.1
+    alpha: float = 0.1
+    """Probability that a launch draws from the easy pool. MiMo 3.3.2."""
+    context: int = 32_768
+    """Slots of a packed row; at least the longest prompt and response."""
+    prior: float = 0.5
+    """P(a group is valid) before anything is known; then learnt across steps (decision 0008)."""
+    max_active_groups: int = 1024
+    """Groups that may generate at once."""
+    max_launch_factor: int = 6
+    """Give a step up after batch_groups times so many launches, with the groups it has."""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(weight_decay=0.0))
+    micro_rows: int = 0
+    checkpoint_every: int = 1
+    validate_every: int = 0
+    """Steps between validations; 0 is none."""
+
+
+def train(
+    model: MiMo,
+    problems: Sequence[Problem],
+    config: RLConfig,
+    *,
+    chat: Chat,
+    engine: TrainableEngine,
+    judge: Judge,
+    seed: int,
+    out: Path,
+    checkpoints: Path,
+    validate: Callable[[int], dict[str, float]] | None = None,
+) -> TrainState:
+    """Train the policy for `config.steps` iterations, from the newest checkpoint if there is one.
+
+    Args:
+        model: the policy; its MTP layers stay frozen.
+        engine: generates; receives the policy's weights after every iteration.
+        out: the run folder, for metrics and samples.
+        validate: policy version -> metrics, called every `validate_every` steps with the engine up to date.
+    """
+    freeze_mtp(model)
+    state = TrainState(model, Optimizer(model, config.optim))
+    pool = ProblemPool(problems, seed, config.alpha)
+    prior = Prior({"main": config.prior, "easy": 0.1})
+    saved = checkpoint.latest(checkpoints)
+    if saved:
+        state.load_state_dict(saved["train"])
+        pool.load_state_dict(saved["pool"])
+        prior = Prior.from_state(saved["prior"])
+    done = saved["iterations"] if saved else 0
+    engine.set_weights(model.state_dict(), done)
+    loss = policy_loss(
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        temperature=config.temperature,
+        normalization=config.normalization,
+    )
+
+    with Log(out, "rl", done) as log:
+        for step in progress(range(done, config.steps), "rl", unit="steps"):
+            clock = _Laps()
+            draws = pool.draws(step)
+            batch = rollout_batch(
+                engine,
+                judge,
+                draw=draws,
+                render=lambda problem: chat.render_prompt(problem.prompt),
+                decode=chat.decode,
+                sampling=Sampling(
+                    config.max_new_tokens,
+                    temperature=config.temperature,
+                    top_p=config.top_p,
+                    stop_token_ids=chat.stop_token_ids,
+                ),
+                num_rollouts=config.num_rollouts,
+                valid=lambda group: score(group, config.scheme),
+                seamless=Seamless(
+                    config.batch_groups,
+                    prior.probabilities(),
+                    max_active=config.max_active_groups,
+                    max_launched=config.batch_groups * config.max_launch_factor,
+                ),
+                seed=seed,
+                step=step,
+            )
+            clock.lap("rollout_s")
+            samples = [to_samples(group, number) for number, group in enumerate(batch.groups)]
+            metrics, mismatch = update(state, samples, loss, config, seed=seed, step=step)
+            clock.lap("train_s")
+            pool.apply(step, batch.prefix, draws)
+            prior.update(batch.outcomes)
+            engine.set_weights(model.state_dict(), step + 1)
+            facts = describe(batch, config)
+            if validate and config.validate_every and (step + 1) % config.validate_every == 0:
+                facts.update(validate(step + 1))
+                clock.lap("validate_s")
+            log.step(
+                step,
+                tokens=state.tokens,
+                timing={**clock.laps, **cost(batch), "mismatch_kl": mismatch},
+                **metrics,
+                **facts,
+                easy_pool=len(pool.easy),
+            )
+            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                log.sync()
+                checkpoint.save(
+                    checkpoints,
+                    step + 1,
+                    {
+                        "train": state.state_dict(),
+                        "pool": pool.state_dict(),
+                        "prior": prior.state(),
+                        "iterations": step + 1,
+                    },
+                )
+    return state
+
+
+def score(group: Group, scheme: Scheme) -> tuple[bool | None, Group]:
+    """Fill in the rewards; whether the group carries a gradient, or None if the judge failed on any of it."""
+    points = [reward(group.problem, verdict, scheme=scheme) for verdict in group.verdicts]
+    if any(p is None for p in points):
+        return None, group
+    rewards = tuple(p for p in points if p is not None)
+    return is_valid(rewards), replace(group, rewards=rewards)
+
+
+def to_samples(group: Group, number: int) -> list[Sample]:
+    """A group's responses as trainable sequences; old log-probs are filled in by the trainer."""
+    return [
+        Sample(
+            token_ids=rollout.prompt_ids + rollout.token_ids,
+            loss_weights=(0.0,) * len(rollout.prompt_ids) + (1.0,) * len(rollout.token_ids),
+            advantage=advantage,
+            old_logprobs=(0.0,) * len(rollout.prompt_ids) + rollout.logprobs,
+            group=number,
+        )
+        for rollout, advantage in zip(group.rollouts, advantages(group.rewards), strict=True)
+    ]
+
+
+def update(
+    state: TrainState, groups: Sequence[list[Sample]], loss: Any, config: RLConfig, *, seed: int, step: int
+) -> tuple[dict[str, float], float]:
+    """Mini-batches of whole groups in a seeded order (decision 0011); means of their metrics.
+
+    The old log-probabilities are the trainer's, for all mini-batches computed before the first update (decision 0019).
+    Also returns the mean KL estimate (k3) between the engine's and the trainer's.
+    """
+    order = list(range(len(groups)))
+    random.Random(f"{seed}:minibatch:{step}").shuffle(order)
+    size = config.minibatch_groups
+    minibatches = [
+        pack([s for n in order[i : i + size] for s in groups[n]], config.context) for i in range(0, len(order), size)
+    ]
+    device = next(state.model.parameters()).device
+    mismatch, tokens = 0.0, 0.0
+    for n, minibatch in enumerate(minibatches):
+        rows = len(minibatch.token_ids)
+        parts = []
+        for start in range(0, rows, config.micro_rows or rows):
+            part = on_device(minibatch, device, slice(start, start + (config.micro_rows or rows)))
+            with torch.no_grad():
+                logp, _ = token_logprobs(state.model, part, config.temperature)
+            parts.append(logp.cpu())
+            gap = torch.where(part.loss_weights > 0, part.old_logprobs - logp, 0.0)
+            mismatch += float(((-gap).exp() - 1.0 + gap).sum())
+            tokens += float(part.loss_weights.sum())
+        minibatches[n] = replace(minibatch, old_logprobs=torch.cat(parts).numpy())
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    collected: dict[str, list[float]] = defaultdict(list)
+    for minibatch in minibatches:
+        metrics = train_step(
+            state, minibatch, loss, learning_rate=config.learning_rate * warm, micro_rows=config.micro_rows
+        )
+        for name, value in metrics.items():
+            collected[name].append(value)
+    means = {name: fmean(values) for name, values in collected.items()}
+    return {"loss": 0.0, **means, "updates": len(minibatches)}, mismatch / max(tokens, 1.0)
+
+
+def describe(batch: BatchResult, config: RLConfig) -> dict[str, float]:
+    """What the judged prefix showed: a function of seed and weights, never of timing."""
+    facts: dict[str, list[float]] = defaultdict(list)
+    for group in batch.prefix:
+        for rollout, verdict, points in zip(group.rollouts, group.verdicts, group.rewards or (), strict=False):
+            accepted = float(verdict.status == "accepted")
+            facts["reward"].append(points)
+            facts["accepted"].append(accepted)
+            facts[f"accepted_{group.problem.kind}"].append(accepted)
+            facts["length"].append(len(rollout.token_ids))
+            facts[f"length_{'accepted' if accepted else 'rejected'}"].append(len(rollout.token_ids))
+            facts["truncated"].append(float(rollout.finish_reason == "length"))
+    dropped = sum(valid is None for _, valid in batch.outcomes)
+    valid = sum(valid is True for _, valid in batch.outcomes)
+    return {
+        **{name: fmean(values) for name, values in facts.items()},
+        "valid_share": valid / max(1, len(batch.outcomes)),
+        "groups": len(batch.groups),
+        "prefix_groups": len(batch.prefix),
+        "dropped_groups": dropped,
+    }
+
+
+def cost(batch: BatchResult) -> dict[str, float]:
+    """What the batch took beyond itself: depends on timing."""
+    return {
+        "generate_s": batch.timing.generate_s,
+        "wait_for_judge_s": batch.timing.wait_for_judge_s,
+        "idle": batch.timing.idle_ratio,
+        "launched_groups": batch.stats.launched,
+        "aborted_groups": batch.stats.aborted,
+        "waste": batch.stats.waste,
+    }
+
+
+def freeze_mtp(model: MiMo) -> None:
+    """MTP layers are not trained in RL (MiMo, release notes)."""
+    for name, parameter in model.named_parameters():
+        if ".mtp_layers." in name:
+            parameter.requires_grad_(False)
+
+
+class _Laps:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now
