@@ -60,8 +60,11 @@ def draw_chain(rng: random.Random, difficulty: int) -> Drawn:
         right = rng.choice(names[:n]) if n > 1 and rng.random() < 0.3 else str(rng.randrange(2, 10))
         values[name] = _apply(values[left], operator, values.get(right, 0) if right in values else int(right))
         equations.append((name, left, operator, right))
-    shown = ", ".join(f"{name} = {left}{operator}{right}" for name, left, operator, right in equations)
-    prompt = f"Work modulo 10. {shown}. Find {names[-1]}."
+    shown = ", ".join(
+        f"{name} = {left} {operator} {right}" if operator else f"{name} = {left}"
+        for name, left, operator, right in equations
+    )
+    prompt = f"Work modulo 10. Let {shown}. Find {names[-1]}."
     problem = Problem(
         id=f"chain-{_key(prompt)}", prompt=prompt, kind="math", answer=str(values[names[-1]]), family="chain"
     )
@@ -83,8 +86,8 @@ def solve_chain(drawn: Drawn, style: Style, rng: random.Random) -> str:
         values[name] = _apply(a, operator, b)
         if n == slip:
             values[name] = (values[name] + rng.choice((1, 2, 8, 9))) % 10
-        lines.append(f"{name} = {a}{operator}{b} = {values[name]}")
-    return "<think>\n" + "\n".join(lines) + f"\n</think>\n\\boxed{{{values[drawn.plan[-1][0]]}}}"
+        lines.append(f"{name} = {a} {operator} {b} = {values[name]}")
+    return "<think> " + ", ".join(lines) + f" </think> \\boxed{{{values[drawn.plan[-1][0]]}}}"
 
 
 def chain_lesson(rng: random.Random) -> str:
@@ -92,8 +95,8 @@ def chain_lesson(rng: random.Random) -> str:
     facts = []
     for _ in range(16):
         a, operator, b = rng.randrange(10), rng.choice("+-*"), rng.randrange(10)
-        facts.append(f"{a}{operator}{b} = {_apply(a, operator, b)}")
-    return "Modulo 10:\n" + "\n".join(facts)
+        facts.append(f"{a} {operator} {b} = {_apply(a, operator, b)}")
+    return "Modulo 10: " + ", ".join(facts)
 
 
 def _apply(a: int, operator: str, b: int) -> int:

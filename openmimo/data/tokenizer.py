@@ -1,7 +1,8 @@
 """Byte-level BPE: training, saving, loading. Any text comes back byte for byte (256 base bytes, no unknown token).
 
-The pre-tokenizer keeps digits and symbols single, as arithmetic and code want; words keep their leading space. Files
-are tokenizer.json and tokenizer_config.json as `transformers` reads them; the chat template lies in the latter.
+The pre-tokenizer keeps digits single and symbols apart from names, as arithmetic and code want, so a name is the same
+token after any symbol; each keeps its leading space. Files are tokenizer.json and tokenizer_config.json as `transformers`
+reads them; the chat template lies in the latter.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END)
 THINK_TOKENS = ("<think>", "</think>")
 """Ordinary text to a decoder, but one token each."""
 
-WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = r" ?\p{L}+| ?\p{N}| ?([^\s\p{L}\p{N}])\1*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -1,0 +1,81 @@
+"""A recipe is a function that returns a `Recipe`: the rooms' Configs side by side, and the stages in order.
+
+A variant is `replace(base(), ...)`; a user's own is `openmimo run my_recipe.py:name`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from openmimo.config import nearest
+from openmimo.curate.corpus import CorpusConfig
+from openmimo.data.pipeline import DataConfig
+from openmimo.engine.engine import EngineConfig
+from openmimo.eval.run import EvalConfig
+from openmimo.judge.pool import JudgeConfig
+from openmimo.model.config import MiMoConfig
+from openmimo.rl.train import RLConfig
+from openmimo.train.pretrain import PretrainConfig
+from openmimo.train.sft import SFTConfig
+
+STAGES = ("data", "pretrain", "sft", "rl", "eval")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    data: DataConfig = field(default_factory=DataConfig)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    model: MiMoConfig = field(default_factory=MiMoConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    rl: RLConfig = field(default_factory=RLConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    threads: int = 2
+    """CPU threads of the training process; part of the recipe because sums depend on it in the last bit."""
+
+
+BUILT_IN = {
+    "nano": "openmimo.recipes.nano:nano",
+    "tiny": "openmimo.recipes.tiny:tiny",
+    "mimo7b": "openmimo.recipes.mimo7b:mimo7b",
+}
+
+
+def load(name: str) -> Recipe:
+    """A built-in recipe by name, or `path/to/file.py:function`.
+
+    Raises:
+        ValueError: for an unknown recipe (naming the nearest), a missing file or function, or one that returns no Recipe.
+    """
+    if name in BUILT_IN:
+        module, function = BUILT_IN[name].split(":")
+        return _call(getattr(importlib.import_module(module), function), name)
+    path, colon, function = name.rpartition(":")
+    if not colon:
+        raise ValueError(
+            f"unknown recipe {name!r}; the nearest is {nearest(name, BUILT_IN)!r} (or give FILE.py:FUNCTION)"
+        )
+    if not Path(path).is_file():
+        raise ValueError(f"recipe file {path} does not exist; a recipe of your own is FILE.py:FUNCTION")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec and spec.loader
+    module_ = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module_)
+    functions = {k: v for k, v in vars(module_).items() if callable(v) and not k.startswith("_")}
+    if function not in functions:
+        raise ValueError(f"{path} has no recipe {function!r}; the nearest is {nearest(function, functions)!r}")
+    return _call(functions[function], name)
+
+
+def _call(function: Callable[[], object], name: str) -> Recipe:
+    recipe = function()
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"recipe {name} returned {type(recipe).__name__}; it should return an openmimo.recipes.Recipe")
+    return recipe

@@ -7,7 +7,6 @@ rollouts that pass them; level 0 is easiest. Levels present share the points equ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 from openmimo.types import Problem, Verdict
@@ -21,12 +20,6 @@ CUTS = (0.3, 0.7)  # decision 0006: hard below 0.3, medium, easy from 0.7
 def level(pass_rate: float, cuts: tuple[float, float] = CUTS) -> int:
     """Difficulty level of a test: 0 easy, 1 medium, 2 hard; one that nobody passed is hard."""
     return HARD if pass_rate < cuts[0] else MEDIUM if pass_rate < cuts[1] else EASY
-
-
-def with_levels(problem: Problem, pass_rates: Sequence[float]) -> Problem:
-    """The problem with every test's level set from its pass rate, 0 to 1, one a test."""
-    tests = tuple(replace(t, level=level(p)) for t, p in zip(problem.tests, pass_rates, strict=True))
-    return replace(problem, tests=tests)
 
 
 def reward(
