@@ -1,0 +1,135 @@
+"""Sampling whole batches, every request by its own seed (MiMo 3.3.3, 3.5).
+
+The noise of token index i of a request, for vocabulary id v, is a hash of (seed, i, v) and of nothing else: no generator
+has a state, so a token does not depend on what else was sampled. The token is argmax(logits / temperature + Gumbel
+noise), which is a draw from the softmax. Drafts drawn with the same noise from similar logits are mostly the same token;
+`speculate` uses that.
+
+Shapes: M = rows, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openmimo.types import Sampling
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What M rows ask for; row m is token index `indices[m]` of a response."""
+
+    samplings: list[Sampling]
+    indices: list[int]
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Raises ValueError for what cannot be sampled."""
+    if sampling.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {sampling.max_new_tokens}")
+    if not 0.0 <= sampling.temperature < math.inf:
+        raise ValueError(f"temperature must be 0 (greedy) or positive, got {sampling.temperature}")
+    if not 0.0 < sampling.top_p <= 1.0:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {sampling.top_p}")
+    if sampling.top_k < 0:
+        raise ValueError(f"top_k must be 0 (off) or positive, got {sampling.top_k}")
+    if not -(2**63) <= sampling.seed < 2**64:
+        raise ValueError(f"seed must fit 64 bits, got {sampling.seed}")
+
+
+def sample(logits_MV: Tensor, draws: Draws) -> tuple[list[int], list[float]]:
+    """Draw one token a row.
+
+    Args:
+        logits_MV: float32, forbidden ids already cut off; rows beyond the draws are padding and ignored.
+        draws: sampling and token index of the leading rows.
+
+    Returns:
+        Token ids, and their log-probabilities (nats, float32) under the distribution that they were drawn from;
+        for greedy rows under the model's own.
+    """
+    count = len(draws.indices)
+    scaled_MV, noise_MV = _scaled(logits_MV, draws), None
+    if any(sampling.temperature for sampling in draws.samplings):
+        noise_MV = _noise(logits_MV, draws)
+    chosen_M = (scaled_MV if noise_MV is None else noise_MV.add_(scaled_MV)).argmax(-1)
+    logprobs_M = scaled_MV.gather(1, chosen_M[:, None])[:, 0] - scaled_MV.logsumexp(-1)
+    return chosen_M[:count].tolist(), logprobs_M[:count].tolist()
+
+
+def choose(logits_MV: Tensor, draws: Draws) -> list[int]:
+    """The tokens that `sample` would draw."""
+    return sample(logits_MV, draws)[0]
+
+
+def gumbel(seeds_M: np.ndarray, indices_M: np.ndarray, vocab_size: int, device: torch.device) -> Tensor:
+    """(M, V) float64 Gumbel noise; element (m, v) depends on (seed, index, v) alone."""
+    key_M = _mix(_mix(seeds_M.astype(np.uint64)) + indices_M.astype(np.uint64) * np.uint64(_GOLDEN))
+    ids_V = np.arange(1, vocab_size + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    x_MV = torch.from_numpy(key_M.view(np.int64)).to(device)[:, None] + torch.from_numpy(ids_V.view(np.int64)).to(
+        device
+    )
+    # The finaliser of SplitMix64, on int64 with its arithmetic shift masked to a logical one.
+    for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
+        x_MV ^= (x_MV >> shift).bitwise_and_((1 << (64 - shift)) - 1)
+        x_MV *= factor - (1 << 64)
+    x_MV ^= (x_MV >> 31).bitwise_and_((1 << 33) - 1)
+    uniform_MV = (x_MV >> 11).bitwise_and_((1 << 53) - 1).double().add_(0.5).mul_(2.0**-53)
+    return uniform_MV.log_().neg_().log_().neg_()
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
+    return x ^ (x >> np.uint64(31))
+
+
+def _scaled(logits_MV: Tensor, draws: Draws) -> Tensor:
+    """Logits over temperature, -inf outside top-k and top-p; greedy rows as they are."""
+    samplings = draws.samplings
+    if any(sampling.temperature not in (0.0, 1.0) for sampling in samplings):
+        temperature_M = [sampling.temperature or 1.0 for sampling in samplings]
+        logits_MV = logits_MV / _column(temperature_M, 1.0, logits_MV)
+    if any(sampling.temperature and (sampling.top_k or sampling.top_p < 1.0) for sampling in samplings):
+        logits_MV = _filtered(logits_MV, samplings)
+    return logits_MV
+
+
+def _filtered(scaled_MV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    vocab_size = scaled_MV.shape[1]
+    top_k = [sampling.top_k if sampling.temperature and sampling.top_k else vocab_size for sampling in samplings]
+    top_p = [sampling.top_p if sampling.temperature and sampling.top_p < 1.0 else math.inf for sampling in samplings]
+    sorted_MV, order_MV = scaled_MV.sort(dim=-1, descending=True, stable=True)
+    out_MV = torch.arange(vocab_size, device=scaled_MV.device) >= _column(top_k, vocab_size, scaled_MV)
+    sorted_MV = sorted_MV.masked_fill(out_MV, -math.inf)
+    probability_MV = sorted_MV.double().softmax(-1)
+    before_MV = probability_MV.cumsum(-1) - probability_MV  # the token that crosses top_p stays
+    sorted_MV = sorted_MV.masked_fill(before_MV >= _column(top_p, math.inf, probability_MV), -math.inf)
+    return torch.empty_like(sorted_MV).scatter_(1, order_MV, sorted_MV)
+
+
+def _noise(logits_MV: Tensor, draws: Draws) -> Tensor:
+    padding = logits_MV.shape[0] - len(draws.indices)
+    seeds = [sampling.seed & (2**64 - 1) for sampling in draws.samplings] + [0] * padding
+    indices = draws.indices + [0] * padding
+    noise_MV = gumbel(
+        np.asarray(seeds, dtype=np.uint64), np.asarray(indices, dtype=np.uint64), logits_MV.shape[1], logits_MV.device
+    )
+    if any(not sampling.temperature for sampling in draws.samplings):
+        noise_MV *= _column([float(sampling.temperature > 0) for sampling in draws.samplings], 0.0, noise_MV)
+    return noise_MV
+
+
+def _column(values: Sequence[float], padding: float, like_MV: Tensor) -> Tensor:
+    padded = list(values) + [padding] * (like_MV.shape[0] - len(values))
+    return torch.tensor(padded, dtype=like_MV.dtype, device=like_MV.device)[:, None]
