@@ -35,6 +35,8 @@ class CorpusConfig:
     """Conversations for stage 3."""
     num_sft: int = 3000
     """Conversations for SFT, before its preparation."""
+    tokenizer_characters: int = 3_000_000
+    """Characters that train the tokenizer."""
     num_rl: int = 600
     """RL problems, before curation."""
     num_held_out: int = 100

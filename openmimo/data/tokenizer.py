@@ -1,8 +1,8 @@
 """Byte-level BPE: training, saving, loading. Any text comes back byte for byte (256 base bytes, no unknown token).
 
 The pre-tokenizer keeps digits single and symbols apart from names, as arithmetic and code want, so a name is the same
-token after any symbol; each keeps its leading space. Files are tokenizer.json and tokenizer_config.json as `transformers`
-reads them; the chat template lies in the latter.
+token after any symbol; each keeps its leading space. Files are tokenizer.json and tokenizer_config.json as
+`transformers` reads them; the chat template lies in the latter.
 """
 
 from __future__ import annotations

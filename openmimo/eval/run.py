@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from openmimo.data.chat import Chat
 from openmimo.eval.passk import average, mean_pass_at_k, paired_difference, sampling_error
+from openmimo.log import progress
 from openmimo.rollout.driver import Engine, Judge, stream
 from openmimo.types import Group, Problem, Sampling
 
@@ -91,7 +92,7 @@ def evaluate(
     seed: int,
     temperature: float | None = None,
     num_samples: int | None = None,
-    on_group: Callable[[Group], None] | None = None,
+    title: str = "evaluate",
 ) -> Evaluation:
     """Judge `num_samples` samples of every problem.
 
@@ -101,8 +102,7 @@ def evaluate(
     if not problems:
         raise ValueError("no problems to evaluate on; 0 is too few")
     at = config.temperature if temperature is None else temperature
-    groups = []
-    for group in stream(
+    judged = stream(
         engine,
         judge,
         problems,
@@ -117,10 +117,8 @@ def evaluate(
         num_samples=1 if at == 0.0 else num_samples or config.num_samples,
         seed=seed,
         max_active_requests=config.max_active_requests,
-    ):
-        groups.append(group)
-        if on_group:
-            on_group(group)
+    )
+    groups = progress(judged, title, total=len(problems), unit="problems")
     return Evaluation(tuple(sorted(groups, key=lambda g: g.launch)), at)
 
 

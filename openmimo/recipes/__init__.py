@@ -52,7 +52,7 @@ def load(name: str) -> Recipe:
     """A built-in recipe by name, or `path/to/file.py:function`.
 
     Raises:
-        ValueError: for an unknown recipe (naming the nearest), a missing file or function, or one that returns no Recipe.
+        ValueError: for an unknown recipe (naming the nearest), a missing file or function, or one of no Recipe.
     """
     if name in BUILT_IN:
         module, function = BUILT_IN[name].split(":")

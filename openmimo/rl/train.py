@@ -69,6 +69,8 @@ class RLConfig:
     """Groups that may generate at once."""
     max_launch_factor: int = 6
     """Give a step up after batch_groups times so many launches, with the groups it has."""
+    curation_samples: int = 16  # MiMo 3.2
+    """Rollouts a problem for its pass-rate filter and its tests' difficulty."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(weight_decay=0.0))
     micro_rows: int = 0
     checkpoint_every: int = 1

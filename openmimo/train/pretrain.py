@@ -69,6 +69,8 @@ class PretrainConfig:
         StageConfig(21.784e12, 8192, 10_000.0, 2560, {}),
         StageConfig(23.784e12, 32_768, 640_000.0, 640, {}),
     )
+    max_epochs: Mapping[str, float] = field(default_factory=dict)
+    """How often a source may be read; absent is no limit (synthetic data may be repeated, MiMo 2.1)."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     micro_rows: int = 0
     """Rows that go through the model at a time; 0 is all."""

@@ -1,0 +1,345 @@
+"""The stages of a run, in order: data -> pretrain -> sft -> rl -> eval. The one place that knows every room.
+
+A stage takes (run, recipe), works in the run folder on what the stages before left there, goes on from its newest
+checkpoint, and returns a small dict for state.json. Whatever depends on the clock stands under the key `timing`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openmimo.checkpoint import write_text
+from openmimo.curate.corpus import make_corpus
+from openmimo.curate.problems import curate
+from openmimo.curate.tag import keep_share, tag_stage
+from openmimo.data.chat import CHAT_TEMPLATE, Chat
+from openmimo.data.decontaminate import Index
+from openmimo.data.mix import Mixture
+from openmimo.data.pipeline import read_documents, run_pipeline
+from openmimo.data.pipeline import stages as pipeline_stages
+from openmimo.data.sft import prepare, samples
+from openmimo.data.shards import open_shard, write_shard
+from openmimo.data.snapshot import snapshot_pages
+from openmimo.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
+from openmimo.engine.engine import Engine, EngineConfig
+from openmimo.engine.speculate import measure_acceptance
+from openmimo.eval.run import Evaluation, evaluate, gain
+from openmimo.judge.pool import JudgePool
+from openmimo.log import progress, say
+from openmimo.model.config import MiMoConfig
+from openmimo.model.hf import load_folder, save_folder
+from openmimo.model.mimo import MiMo
+from openmimo.recipes import STAGES, Recipe
+from openmimo.report.page import render
+from openmimo.rl.reward import level
+from openmimo.rl.train import train
+from openmimo.rows import read_problems, read_rows, write_rows
+from openmimo.run import Run
+from openmimo.train.pretrain import pretrain as train_base
+from openmimo.train.pretrain import seeded_model
+from openmimo.train.sft import finetune
+from openmimo.types import Document, Group, Problem, Request, Sampling
+
+CHECKPOINTS = {"base": "models/base", "sft": "models/sft", "rl": "models/rl"}
+
+
+def run_stages(run: Run, recipe: Recipe, stages: Sequence[str] = STAGES) -> None:
+    """Run the stages that are not done yet.
+
+    Raises:
+        ValueError: when a stage's input is missing: the stage before has not run.
+    """
+    torch.set_num_threads(recipe.threads)
+    for name in stages:
+        if run.done(name):
+            say(f"{name}: done already")
+            continue
+        missing = [s for s in STAGES[: STAGES.index(name)] if not run.done(s)]
+        if missing:
+            raise ValueError(
+                f"stage {name} needs stage {missing[0]} first: openmimo {missing[0]} ... --out {run.folder}"
+            )
+        say(f"{name}: begins")
+        started = time.perf_counter()
+        result = FUNCTIONS[name](run, recipe)
+        seconds = time.perf_counter() - started
+        # After a resume this is the last attempt's time alone.
+        run.finish(name, {**result, "timing": {**result.get("timing", {}), "seconds": seconds}})
+        say(f"{name}: done in {seconds:.0f} s")
+
+
+def data(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """Pages and problems -> documents -> tokenizer -> token shards (MiMo 2.1)."""
+    folder = run.folder / "data"
+    pages = (
+        Path(recipe.data.pages)
+        if recipe.data.pages
+        else snapshot_pages(folder / "snapshot", max_pages=recipe.data.max_pages)
+    )
+    corpus = make_corpus(recipe.corpus, run.seed)
+    for name, problems in (("held_out", corpus.held_out), ("validation", corpus.validation), ("rl", corpus.rl)):
+        write_rows(folder / "problems" / f"{name}.jsonl", problems)
+    for name, conversations in (("synthetic", corpus.synthetic), ("sft", corpus.sft)):
+        write_rows(folder / "conversations" / f"{name}.jsonl", ({"messages": list(m)} for m in conversations))
+    write_rows(folder / "problems" / "documents.jsonl", corpus.documents)
+
+    held_out = [p.prompt for p in (*corpus.held_out, *corpus.validation)]
+    funnel = run_pipeline(
+        pipeline_stages(recipe.data, held_out=held_out, tag=tag_stage(run.seed)),
+        [pages, folder / "problems" / "documents.jsonl"],
+        folder / "documents",
+        seed=run.seed,
+    )
+    whole = list(read_documents(folder / "documents"))
+    documents = [d for d in whole if d.source != "web" or _chance(d.id) < keep_share(d.tags)]
+    if not documents:
+        raise ValueError(f"no document is left after the pipeline; look at {folder / 'documents' / 'funnel.json'}")
+
+    texts = [d.text for d in documents] + [m["content"] for messages in corpus.synthetic for m in messages]
+    chat = Chat(train_tokenizer(_even_sample(texts, recipe.corpus.tokenizer_characters), recipe.model.vocab_size))
+    save_tokenizer(
+        chat.tokenizer,
+        folder / "tokenizer",
+        chat_template=CHAT_TEMPLATE,
+        max_length=recipe.model.max_position_embeddings,
+    )
+    end = chat.tokenizer.token_to_id(END_OF_TEXT)
+    by_source: dict[str, list[Document]] = {}
+    for document in documents:
+        by_source.setdefault(document.source, []).append(document)
+    tokens = {}
+    for source, rows in sorted(by_source.items()):
+        ids = ((*chat.encode(d.text), end) for d in progress(rows, f"tokens: {source}"))
+        shard = write_shard(ids, folder / "shards" / source, source, vocab_size=recipe.model.vocab_size)
+        tokens[source] = shard.num_tokens
+    rendered = (chat.render_training(m)[0] for m in progress(corpus.synthetic, "tokens: synthetic"))
+    shard = write_shard(rendered, folder / "shards" / "synthetic", "synthetic", vocab_size=recipe.model.vocab_size)
+    tokens["synthetic"] = shard.num_tokens
+    return {
+        "documents": len(documents),
+        "sampled_down": len(whole) - len(documents),
+        "tokens": tokens,
+        "vocabulary": chat.tokenizer.get_vocab_size(),
+        "funnel": funnel.counts(),
+    }
+
+
+def pretrain(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """Three stages with MTP (MiMo 2.2, 2.3)."""
+    shards = {p.name: open_shard(p) for p in sorted((run.folder / "data" / "shards").iterdir()) if p.is_dir()}
+    mixture = Mixture(shards, seed=run.seed, max_epochs=recipe.pretrain.max_epochs)
+    tokenizer = run.folder / "data" / "tokenizer"
+    model = seeded_model(MiMo(_model_config(recipe, Chat.load(tokenizer))), run.seed)
+    state = train_base(
+        model, mixture, recipe.pretrain, out=run.folder, checkpoints=run.folder / "checkpoints" / "pretrain"
+    )
+    save_folder(model, run.folder / CHECKPOINTS["base"], tokenizer_from=tokenizer)
+    return {"steps": state.step, "tokens": state.tokens, "skipped": state.skipped, "epochs": mixture.epochs()}
+
+
+def sft(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """The three preparation steps, then fine-tuning (MiMo 3.1)."""
+    base = run.folder / CHECKPOINTS["base"]
+    chat = Chat.load(base)
+    held_out = [p for name in ("held_out", "validation") for p in read_problems(problems_file(run, name))]
+    index = Index([p.prompt for p in held_out])
+    conversations = [row["messages"] for row in read_rows(run.folder / "data" / "conversations" / "sft.jsonl")]
+    prepared = prepare(conversations, contaminated=lambda query: index.match(query) is not None)
+    model = load_folder(base)
+    state = finetune(
+        model,
+        samples(prepared.conversations, chat, recipe.sft.context),
+        recipe.sft,
+        seed=run.seed,
+        out=run.folder,
+        checkpoints=run.folder / "checkpoints" / "sft",
+    )
+    save_folder(model, run.folder / CHECKPOINTS["sft"], tokenizer_from=base)
+    return {"steps": state.step, "tokens": state.tokens, "prepared": prepared.counts}
+
+
+def rl(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """Curate problems with the SFT model's rollouts (MiMo 3.2), then GRPO (MiMo 3.3)."""
+    start = run.folder / CHECKPOINTS["sft"]
+    chat = Chat.load(start)
+    model = load_folder(start)
+    engine = Engine(load_folder(start), _engine_config(recipe, chat))
+    with JudgePool(recipe.judge.num_workers, recipe.judge) as judge:
+        problems, counts = _curated(run, recipe, chat, engine, judge)
+        validation = read_problems(problems_file(run, "validation"))
+
+        def validate(version: int) -> dict[str, float]:
+            found = evaluate(
+                engine, judge, validation, recipe.eval, chat=chat, seed=run.seed, temperature=0.6, num_samples=2
+            ).summary()["accuracy"]
+            return {f"validation_{kind}": estimate["mean"] for kind, estimate in found.items()}
+
+        state = train(
+            model,
+            problems,
+            recipe.rl,
+            chat=chat,
+            engine=engine,
+            judge=judge,
+            seed=run.seed,
+            out=run.folder,
+            checkpoints=run.folder / "checkpoints" / "rl",
+            validate=validate,
+        )
+    save_folder(model, run.folder / CHECKPOINTS["rl"], tokenizer_from=start)
+    return {"updates": state.step, "tokens": state.tokens, "skipped": state.skipped, "problems": counts}
+
+
+def evaluation(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """Base, SFT and RL on the held-out problems; then the summary and the page."""
+
+    held_out = read_problems(problems_file(run, "held_out"))
+    found: dict[str, list[Evaluation]] = {}
+    acceptance: dict[str, float] = {}
+    with JudgePool(recipe.judge.num_workers, recipe.judge) as judge:
+        for name, folder in CHECKPOINTS.items():
+            chat = Chat.load(run.folder / folder)
+            model = load_folder(run.folder / folder)
+            engine = Engine(model, _engine_config(recipe, chat))
+            main = recipe.eval.temperature
+            sweep = () if name == "base" else recipe.eval.sweep_temperatures
+            found[name] = [
+                evaluate(
+                    engine,
+                    judge,
+                    held_out,
+                    recipe.eval,
+                    chat=chat,
+                    seed=run.seed,
+                    temperature=temperature,
+                    num_samples=recipe.eval.num_samples if temperature == main else recipe.eval.sweep_samples,
+                    title=f"{name} T={temperature:g}",
+                )
+                for temperature in (main, *sweep)
+            ]
+            if name == "sft":
+                greedy = Sampling(recipe.eval.max_new_tokens, temperature=0.0, stop_token_ids=chat.stop_token_ids)
+                requests = [Request(chat.render_prompt(p.prompt), greedy, p.id) for p in held_out]
+                drafting = dataclasses.replace(engine.config, num_draft_layers=1)
+                acceptance = measure_acceptance(Engine(model, drafting), requests)
+            shown = found[name][0].groups[:: max(1, len(held_out) // recipe.eval.num_shown)]
+            write_rows(run.folder / "samples" / f"{name}.jsonl", (_shown(group, chat) for group in shown))
+    best = {name: max(rows, key=lambda e: e.mean()) for name, rows in found.items()}
+    write_summary(
+        run,
+        {
+            "accuracy": {name: rows[0].summary()["accuracy"] for name, rows in found.items()},
+            "acceptance": acceptance,
+            "checkpoints": CHECKPOINTS,
+            "gain": {
+                "rl_over_sft": gain(found["sft"][0], found["rl"][0]),
+                "rl_over_sft_best": gain(best["sft"], found["rl"][0]),
+                "sft_best_temperature": best["sft"].temperature,
+            },
+            "evaluations": {name: [e.summary() for e in rows] for name, rows in found.items()},
+        },
+    )
+    render(run.folder)
+    return {"problems": len(held_out)}
+
+
+def write_summary(run: Run, results: dict[str, Any]) -> None:
+    """summary.json: the results, what each stage left behind, and, under `timing`, how long it took."""
+    state = run.state()
+    write_text(
+        run.folder / "summary.json",
+        json.dumps(
+            {
+                "recipe": run.recipe,
+                "seed": run.seed,
+                **results,
+                "stages": {name: {k: v for k, v in row.items() if k != "timing"} for name, row in state.items()},
+                "timing": {name: row.get("timing", {}) for name, row in state.items()},
+            },
+            indent=2,
+        )
+        + "\n",
+    )
+
+
+def problems_file(run: Run, name: str) -> Path:
+    """Where the data stage wrote problems: held_out, validation or rl."""
+    return run.folder / "data" / "problems" / f"{name}.jsonl"
+
+
+def _curated(run: Run, recipe: Recipe, chat: Chat, engine: Engine, judge: JudgePool) -> tuple[list[Problem], Any]:
+    """The RL problems worth training on; computed once and kept in the run folder."""
+    kept, counts = problems_file(run, "rl_curated"), run.folder / "data" / "problems" / "rl_curated.json"
+    if not (kept.is_file() and counts.is_file()):
+        problems = read_problems(problems_file(run, "rl"))
+        rolled_out = evaluate(
+            engine,
+            judge,
+            problems,
+            dataclasses.replace(recipe.eval, max_new_tokens=recipe.rl.max_new_tokens),
+            chat=chat,
+            seed=run.seed + 1,
+            temperature=1.0,
+            num_samples=recipe.rl.curation_samples,
+            title="curate",
+        )
+        curated = curate(
+            problems,
+            rolled_out.groups,
+            level=level,
+            golden=lambda p: judge.submit(p, f"```python\n{p.solution}\n```").result(),
+        )
+        write_rows(kept, curated.problems)
+        write_text(counts, json.dumps(curated.counts, indent=2) + "\n")
+    return read_problems(kept), json.loads(counts.read_text(encoding="utf-8"))
+
+
+def _chance(document_id: str) -> float:
+    """A number in [0, 1) that depends on the document alone."""
+    return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:6], "little") / 2**48
+
+
+def _even_sample(texts: Sequence[str], characters: int) -> list[str]:
+    """The head of every text, as long as fits the budget when all get the same."""
+    each = max(64, characters // max(1, len(texts)))
+    return [text[: 4 * each] for text in texts][: max(1, characters // each)]
+
+
+def _model_config(recipe: Recipe, chat: Chat) -> MiMoConfig:
+    """The recipe's shape with the tokenizer's end token."""
+    return dataclasses.replace(
+        recipe.model, bos_token_id=chat.tokenizer.token_to_id(END_OF_TEXT), eos_token_id=chat.stop_token_ids[0]
+    )
+
+
+def _engine_config(recipe: Recipe, chat: Chat) -> EngineConfig:
+    """Ids that the tokenizer does not define are never sampled."""
+    return dataclasses.replace(recipe.engine, num_token_ids=chat.tokenizer.get_vocab_size())
+
+
+def _shown(group: Group, chat: Chat) -> dict[str, Any]:
+    """One problem with its responses, to read."""
+    return {
+        "problem": dataclasses.asdict(group.problem),
+        "responses": [
+            {"text": chat.decode(r.token_ids), "status": v.status, "finish_reason": r.finish_reason}
+            for r, v in zip(group.rollouts, group.verdicts, strict=True)
+        ],
+    }
+
+
+FUNCTIONS: dict[str, Callable[[Run, Recipe], dict[str, Any]]] = {
+    "data": data,
+    "pretrain": pretrain,
+    "sft": sft,
+    "rl": rl,
+    "eval": evaluation,
+}
