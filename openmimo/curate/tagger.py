@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import xxhash
@@ -117,6 +118,6 @@ def _features(texts: Sequence[str], config: TaggerConfig) -> tuple[Tensor, Tenso
     for text in texts:
         offsets.append(len(ids))
         words = WORD.findall(text[: config.max_words * 12].lower())[: config.max_words]
-        pairs = (f"{a} {b}" for a, b in zip(words, words[1:], strict=False))
+        pairs = (f"{a} {b}" for a, b in pairwise(words))
         ids += [xxhash.xxh32_intdigest(gram) % config.num_buckets for gram in (*words, *pairs)] or [0]
     return torch.tensor(ids), torch.tensor(offsets)

@@ -1,0 +1,5 @@
+"""`python -m openmimo` is `openmimo`."""
+
+from openmimo.cli import main
+
+main()
