@@ -89,6 +89,9 @@ def _children(node: Any) -> list[Any]:
 def _row(node: Any) -> str:
     children = _children(node)
     parts = [_convert(child) for child in children]
+    for i, child in enumerate(children[1:-1], 1):  # \\binom draws the parentheses that stand around it
+        if parts[i].startswith("\\binom") and child.tag == "mfrac" and (parts[i - 1], parts[i + 1]) == ("(", ")"):
+            parts[i - 1] = parts[i + 1] = ""
     # An empty element is an argument too (MathML's {}), but adds nothing to a row.
     out = ""
     for part in parts:
@@ -232,7 +235,9 @@ def _sub(node: Any) -> str:
 
 def _subsup(node: Any) -> str:
     base, low, high = _arguments(node, 3)[:3]
-    return f"{_base(base)}_{_group(low)}^{_group(high)}"
+    exponent = _convert(high).strip()
+    primes = exponent and set(exponent) == {"'"}
+    return f"{_base(base)}_{_group(low)}" + (exponent if primes else f"^{_group(high)}")
 
 
 def _over(node: Any) -> str:
