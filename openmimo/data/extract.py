@@ -218,7 +218,9 @@ _GUTTERS = (
     ".copybtn, button, .copy-button, .clipboard-copy, .code-toolbar > .toolbar"
 )
 _CODE_TABLES = "table.highlighttable, table.rouge-table, .syntaxhighlighter table, table.blob-code, table.hljs-ln"
-_LANGUAGE = re.compile(r"(?:^|\s)(?:language|lang|highlight-source|highlight|brush:?|sourceCode|code)[-\s:]\s*([\w+#.-]+)")
+_LANGUAGE = re.compile(
+    r"(?:^|\s)(?:language|lang|highlight-source|highlight|brush:?|sourceCode|code)[-\s:]\s*([\w+#.-]+)"
+)
 _NOT_A_LANGUAGE = frozenset("default none plain text plaintext notranslate nohighlight block wrapper highlight".split())
 
 
@@ -409,7 +411,13 @@ def _image(tree: Any, node: Any, saved: Saved) -> None:
     named = bool(classes & _IMAGE_CLASSES) or bool(_IMAGE_HOSTS.search(source))
     if named and (tex := clean_tex(from_address or alt)):
         display = "displaystyle" in tex or any("display" in c for c in classes) or _alone_in_block(node)
-        _put(tree, node, saved, re.sub(r"^\\(?:inline|displaystyle|dpi\{\d+\}|bg_\w+|large|small)\s*", "", tex), display=display)
+        _put(
+            tree,
+            node,
+            saved,
+            re.sub(r"^\\(?:inline|displaystyle|dpi\{\d+\}|bg_\w+|large|small)\s*", "", tex),
+            display=display,
+        )
     elif re.search(r"\\[a-zA-Z]{2,}|[_^]\{|\$.+\$", alt) and len(alt) < 2000:
         _put(tree, node, saved, clean_tex(alt), display=_alone_in_block(node))
 
@@ -425,7 +433,11 @@ def _tex_in_address(source: str) -> str:
         tail = source.split("?", 1)[1] if "?" in source else parts.path.rsplit("/", 1)[-1]
         tex = unquote(tail.replace("&space;", " "))
         for _ in range(4):
-            tex = re.sub(r"^(?:\\(?:inline|dpi\{\d+\}|bg_\w+|fn_\w+|large|huge|small|tiny|LARGE|normalsize)|from=|&)\s*", "", tex.strip())
+            tex = re.sub(
+                r"^(?:\\(?:inline|dpi\{\d+\}|bg_\w+|fn_\w+|large|huge|small|tiny|LARGE|normalsize)|from=|&)\s*",
+                "",
+                tex.strip(),
+            )
         return clean_tex(_plus(tex))
     return ""
 
@@ -542,6 +554,8 @@ def _tags(tree: Any) -> dict[str, Any]:
 def _clean(text: str) -> str:
     """No-break spaces are spaces, no NUL, at most one blank line in a row outside of fences."""
     text = text.replace("\xa0", " ").replace("\r\n", "\n").replace("\x00", "")
-    keep: Callable[[str], str] = lambda piece: re.sub(r"\n[ \t]*(?:\n[ \t]*)+\n", "\n\n", re.sub(r"[ \t]+\n", "\n", piece))  # noqa: E731
+    keep: Callable[[str], str] = lambda piece: re.sub(
+        r"\n[ \t]*(?:\n[ \t]*)+\n", "\n\n", re.sub(r"[ \t]+\n", "\n", piece)
+    )  # noqa: E731
     parts = re.split(r"(^(?P<f>`{3,})[^\n]*\n.*?^(?P=f)$)", text, flags=re.MULTILINE | re.DOTALL)
     return "".join(part if i % 3 == 1 else "" if i % 3 == 2 else keep(part) for i, part in enumerate(parts)).strip()

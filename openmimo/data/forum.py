@@ -79,7 +79,12 @@ def _score(node: Any) -> int | None:
     """The number in a vote counter; `1.2k` is 1200."""
     if node is None:
         return None
-    raw = node.attributes.get("data-value") or node.attributes.get("data-score") or node.attributes.get("content") or node.text()
+    raw = (
+        node.attributes.get("data-value")
+        or node.attributes.get("data-score")
+        or node.attributes.get("content")
+        or node.text()
+    )
     match = re.search(r"([-−]?\d[\d,]*\.?\d*)\s*(k)?", raw or "", re.IGNORECASE)
     if not match:
         return None
@@ -115,13 +120,17 @@ def _stack_exchange(tree: Any) -> Iterator[Post]:
 
 
 def _discourse(tree: Any) -> Iterator[Post]:
-    nodes = tree.css("div.crawler-post, div.topic-body.crawler-post") or tree.css("article[data-post-id], .topic-post article")
+    nodes = tree.css("div.crawler-post, div.topic-body.crawler-post") or tree.css(
+        "article[data-post-id], .topic-post article"
+    )
     question = tree.css_first("[itemtype*='QAPage'], [itemtype*='schema.org/Question']") is not None
     for number, node in enumerate(nodes):
         body = node.css_first(".post[itemprop='text'], .post[itemprop='articleBody'], .cooked, .post")
         if body is None:
             continue
-        accepted = "accepted-answer" in (node.attributes.get("class") or "") or node.css_first(".accepted-answer") is not None
+        accepted = (
+            "accepted-answer" in (node.attributes.get("class") or "") or node.css_first(".accepted-answer") is not None
+        )
         later: Role = "answer" if question or accepted else "post"
         likes = node.css_first("[itemprop='userInteractionCount'], .post-likes, .like-count")
         yield Post("question" if question and number == 0 else "post" if number == 0 else later,
@@ -135,7 +144,9 @@ def _github(tree: Any) -> Iterator[Post]:
         for node in tree.css(".react-issue-comment .markdown-body, [data-testid='comment-body'] .markdown-body"):
             yield Post("comment", _inner(node))
         return
-    nodes = tree.css(".js-discussion .timeline-comment .comment-body, .js-comment-container .comment-body, .js-comment-body")
+    nodes = tree.css(
+        ".js-discussion .timeline-comment .comment-body, .js-comment-container .comment-body, .js-comment-body"
+    )
     seen: set[int] = set()
     for node in nodes:
         if node.mem_id not in seen:
@@ -155,7 +166,10 @@ def _phpbb(tree: Any) -> Iterator[Post]:
 _BOARDS = (  # (posts, their bodies): vBulletin 3-5, XenForo 1-2, MyBB, SMF, Invision, Hacker News, old and new Reddit
     ("li.postcontainer, li.postbitlegacy, li.postbit", ".postcontent, [id^='post_message_']"),
     ("table[id^='post'], div[id^='edit']", "[id^='post_message_']"),
-    ("article.message--post, article.message, li.message", ".message-body .bbWrapper, .messageText, .message-content .bbWrapper"),
+    (
+        "article.message--post, article.message, li.message",
+        ".message-body .bbWrapper, .messageText, .message-content .bbWrapper",
+    ),
     ("div.post.classic, div.post", ".post_body"),
     (".post_wrapper", ".post .inner, .inner"),
     ("article.cPost, .ipsComment", "[data-role='commentContent']"),

@@ -330,7 +330,12 @@ def _space(node: Any) -> str:
 def _enclosed(node: Any) -> str:
     notation = node.attributes.get("notation") or ""
     inner = _row(node).strip()
-    for name, command in (("box", "boxed"), ("updiagonalstrike", "cancel"), ("top", "overline"), ("bottom", "underline")):
+    for name, command in (
+        ("box", "boxed"),
+        ("updiagonalstrike", "cancel"),
+        ("top", "overline"),
+        ("bottom", "underline"),
+    ):
         if name in notation:
             return f"\\{command}{{{inner}}}"
     return inner
@@ -341,7 +346,9 @@ def _tidy(tex: str) -> str:
     tex = re.sub(r" (?=[\^_{}),.;])", "", tex)
     # A stretchy pair around a table is a matrix of that kind.
     for left, right, kind in (("(", ")", "pmatrix"), ("[", "]", "bmatrix"), ("|", "|", "vmatrix")):
-        pattern = re.escape(left) + r"\s*\\begin\{matrix\}((?:(?!\\begin\{matrix\}).)*?)\\end\{matrix\}\s*" + re.escape(right)
+        pattern = (
+            re.escape(left) + r"\s*\\begin\{matrix\}((?:(?!\\begin\{matrix\}).)*?)\\end\{matrix\}\s*" + re.escape(right)
+        )
         tex = re.sub(pattern, lambda m, kind=kind: f"\\begin{{{kind}}}{m.group(1)}\\end{{{kind}}}", tex)  # type: ignore[misc]
     return tex.strip()
 

@@ -32,7 +32,9 @@ SEPARATOR, LETTER, ALONE = 0, 1, 2
 _CHUNK_CHARACTERS = 4_000_000  # 16 MB of code points at a time
 
 
-def signatures(texts: Sequence[str], *, num_hashes: int = NUM_HASHES, ngram: int = NGRAM, seed: int = 0) -> NDArray[np.uint64]:
+def signatures(
+    texts: Sequence[str], *, num_hashes: int = NUM_HASHES, ngram: int = NGRAM, seed: int = 0
+) -> NDArray[np.uint64]:
     """(N, H) uint64 signatures; a function of each text alone, so shards may be hashed anywhere.
 
     Args:

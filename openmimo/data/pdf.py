@@ -91,7 +91,11 @@ def reading_order(lines: list[Line]) -> list[Line]:
         return [line for part in columns for line in reading_order(part)]
     bands = _split(lines, lambda line: (-line.top, -line.bottom), 0.3 * height)
     if len(bands) > 1:
-        return [line for band in _join_bands(bands, height) for line in (reading_order(band) if len(band) < len(lines) else band)]
+        return [
+            line
+            for band in _join_bands(bands, height)
+            for line in (reading_order(band) if len(band) < len(lines) else band)
+        ]
     return sorted(lines, key=lambda line: (-round(line.bottom / height), line.left))
 
 

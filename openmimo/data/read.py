@@ -118,7 +118,7 @@ def _warc(path: Path, name: str, broken: Report) -> Iterator[Page]:
             url = url.strip("<>")
             expected = int(record.headers.get("Content-Length") or 0)
             head = record.http_headers
-            if head is not None and not (head.status_code or "200").startswith("2"):
+            if head is not None and not 200 <= (head.status_code or 200) < 300:
                 continue
             content = record.reader.read()
             if head is None and len(content) < expected:
@@ -212,4 +212,3 @@ def broken_collector() -> tuple[Report, list[tuple[str, str]]]:
     """A report function and the list it fills: for callers that count instead of printing."""
     found: list[tuple[str, str]] = []
     return lambda name, reason: found.append((name, reason)), found
-
