@@ -17,7 +17,7 @@ class Limits:
     """Limits of one test."""
 
     cpu_s: float = 2.0
-    """CPU seconds, user + system, of all processes of the test. The kernel kills at the next whole second."""
+    """CPU seconds, user + system, of all processes of the test; each alone is killed there."""
     wall_s: float = 6.0
     """Seconds from start to end."""
     memory_bytes: int = 256 << 20
@@ -58,7 +58,7 @@ def failure(run: Run, limits: Limits) -> Status | None:
     killed_by = run.wait_status & 0x7F
     if len(run.output) >= limits.output_bytes or len(run.error) >= limits.output_bytes:
         return "output_limit"
-    if run.timed_out or run.cpu_s >= limits.cpu_s or killed_by == signal.SIGXCPU:
+    if run.timed_out or run.cpu_s >= limits.cpu_s or killed_by in (signal.SIGXCPU, signal.SIGPROF):
         return "time_limit"
     if run.peak_bytes > limits.memory_bytes or run.wait_status == MEMORY_EXIT_CODE << 8:
         return "memory_limit"

@@ -338,11 +338,15 @@ def become_program(fds: list, limits: dict, home: Home) -> None:
     os.closerange(3, 1 << 20)
     drop_rights(home.uid)
     set_limits(limits, home)
+    # The rlimit counts whole seconds. A program may stop this finer timer, but not what the kernel tells the host.
+    signal.setitimer(signal.ITIMER_PROF, limits["cpu_s"])
 
 
 def set_limits(limits: dict, home: Home) -> None:
+    # A signal of its own at the limit, and no way past the second after it.
+    whole_s = int(-(-limits["cpu_s"] // 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (whole_s, whole_s + 1))
     values = {
-        resource.RLIMIT_CPU: int(-(-limits["cpu_s"] // 1)),
         # Data, not address space: shared libraries and reserved, untouched ranges are not counted.
         resource.RLIMIT_DATA: limits["memory_bytes"] + limits["stack_bytes"],
         resource.RLIMIT_FSIZE: limits["output_bytes"],
