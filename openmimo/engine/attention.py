@@ -1,10 +1,10 @@
 """Attention over the paged cache, one row at a time (MiMo 2.2).
 
 A row is one token of one sequence: it stores its key and value in its slot, then attends to its sequence's first
-`length` slots. Prompt tokens, decoded tokens and drafts under verification are all rows, and what a row computes depends
-on its own query and its own keys and values only. So a token's result is the same, bit for bit on the CPU in float32,
-whatever chunk, batch or step it is computed in; chunked prefill, shared prefixes, recomputation after preemption and
-speculation all rest on that.
+`length` slots. Prompt tokens, decoded tokens and drafts under verification are all rows, and what a row computes
+depends on its own query and its own keys and values only. So a token's result is the same, bit for bit on the CPU in
+float32, whatever chunk, batch or step it is computed in; chunked prefill, shared prefixes, recomputation after
+preemption and speculation all rest on that.
 
 In float32 on the CPU a compiled loop reads the blocks where they lie; elsewhere they are gathered, then attended to
 with PyTorch. Queries of one key-value head are read together, so keys and values are never repeated.

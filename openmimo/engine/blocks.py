@@ -1,8 +1,9 @@
 """Blocks of the paged key-value cache: who holds which, and which prefixes they can be shared for.
 
-A block is `block_size` consecutive positions of one sequence, in every layer. Blocks are counted by reference, so that the
-G rollouts of a prompt hold the prompt's full blocks together. A block that nobody holds keeps its content, and its key,
-until it is needed for something else; the longest unused goes first. Only bookkeeping: the tensors are in `attention`.
+A block is `block_size` consecutive positions of one sequence, in every layer. Blocks are counted by reference, so that
+the G rollouts of a prompt hold the prompt's full blocks together. A block that nobody holds keeps its content, and its
+key, until it is needed for something else; the longest unused goes first. Only bookkeeping: the tensors are in
+`attention`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The embedded engine (MiMo 2.2, 3.4.2): requests in, rollouts out; for rollouts, evaluation, curation and serving.
 
-`submit`, then `step` until the rollouts have come out; or `generate`, which does both. On the CPU in float32 a request's
-tokens and log-probabilities are a function of (weights, prompt, sampling) alone: not of the batch, of preemption, of
-prefix sharing or of speculation. Left out: other devices' bitwise guarantee (their matrix kernels choose by shape),
-several devices per model (that is `vllm`), beams.
+`submit`, then `step` until the rollouts have come out; or `generate`, which does both. On the CPU in float32 a
+request's tokens and log-probabilities are a function of (weights, prompt, sampling) alone: not of the batch, of
+preemption, of prefix sharing or of speculation. Left out: that guarantee on other devices (their matrix kernels choose
+by shape), several devices per model (that is `vllm`), beams.
 """
 
 from __future__ import annotations

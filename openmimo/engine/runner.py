@@ -1,7 +1,7 @@
 """The model over its caches: rows in, hidden states and logits out (MiMo 2.2).
 
-Beside keys and values the trunk's hidden states are kept, in the same blocks, when MTP layers draft: layer k's slot i can
-be finished only once token i + 1 + k is known, steps after the trunk computed position i.
+Beside keys and values the trunk's hidden states are kept, in the same blocks, when MTP layers draft: layer k's slot i
+can be finished only once token i + 1 + k is known, steps after the trunk computed position i.
 
 Shapes: N = rows (padded), M = rows with logits (padded), D = hidden size, V = vocabulary without forbidden ids.
 """

@@ -1,8 +1,9 @@
 """Sampling whole batches, every request by its own seed (MiMo 3.3.3, 3.5).
 
-The noise of token index i of a request, for vocabulary id v, is a hash of (seed, i, v) and of nothing else: no generator
-has a state, so a token does not depend on what else was sampled. The token is argmax(logits / temperature + Gumbel
-noise), which is a draw from the softmax. Drafts drawn with the same noise from similar logits are mostly the same token;
+The noise of token index i of a request, for vocabulary id v, is a hash of (seed, i, v) and of nothing else: no
+generator has a state, so a token does not depend on what else was sampled. Id v waits an exponential time of rate
+exp(logit / temperature) and the first to arrive is the token, which is a draw from the softmax (the Gumbel-max trick
+without its second logarithm). Drafts drawn with the same noise from similar logits are mostly the same token;
 `speculate` uses that.
 
 Shapes: M = rows, V = vocabulary.
@@ -59,12 +60,16 @@ def sample(logits_MV: Tensor, draws: Draws) -> tuple[list[int], list[float]]:
         for greedy rows under the model's own.
     """
     count = len(draws.indices)
-    scaled_MV, noise_MV = _scaled(logits_MV, draws), None
+    scaled_MV = _scaled(logits_MV, draws)
+    below_MV = scaled_MV.double()
+    below_MV -= below_MV.amax(-1, keepdim=True)
+    rate_MV = below_MV.exp()
+    race_MV = rate_MV
     if any(sampling.temperature for sampling in draws.samplings):
-        noise_MV = _noise(logits_MV, draws)
-    chosen_M = (scaled_MV if noise_MV is None else noise_MV.add_(scaled_MV)).argmax(-1)
-    logprobs_M = scaled_MV.gather(1, chosen_M[:, None])[:, 0] - scaled_MV.logsumexp(-1)
-    return chosen_M[:count].tolist(), logprobs_M[:count].tolist()
+        race_MV = rate_MV / _noise(logits_MV, draws)
+    chosen_M1 = race_MV.argmax(-1, keepdim=True)
+    logprobs_M1 = (below_MV.gather(1, chosen_M1) - rate_MV.sum(-1, keepdim=True).log()).float()
+    return chosen_M1[:count, 0].tolist(), logprobs_M1[:count, 0].tolist()
 
 
 def choose(logits_MV: Tensor, draws: Draws) -> list[int]:
@@ -72,8 +77,8 @@ def choose(logits_MV: Tensor, draws: Draws) -> list[int]:
     return sample(logits_MV, draws)[0]
 
 
-def gumbel(seeds_M: np.ndarray, indices_M: np.ndarray, vocab_size: int, device: torch.device) -> Tensor:
-    """(M, V) float64 Gumbel noise; element (m, v) depends on (seed, index, v) alone."""
+def exponential(seeds_M: np.ndarray, indices_M: np.ndarray, vocab_size: int, device: torch.device) -> Tensor:
+    """(M, V) float64, exponential of rate 1; element (m, v) depends on (seed, index, v) alone."""
     key_M = _mix(_mix(seeds_M.astype(np.uint64)) + indices_M.astype(np.uint64) * np.uint64(_GOLDEN))
     ids_V = np.arange(1, vocab_size + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     x_MV = torch.from_numpy(key_M.view(np.int64)).to(device)[:, None] + torch.from_numpy(ids_V.view(np.int64)).to(
@@ -85,7 +90,7 @@ def gumbel(seeds_M: np.ndarray, indices_M: np.ndarray, vocab_size: int, device: 
         x_MV *= factor - (1 << 64)
     x_MV ^= (x_MV >> 31).bitwise_and_((1 << 33) - 1)
     uniform_MV = (x_MV >> 11).bitwise_and_((1 << 53) - 1).double().add_(0.5).mul_(2.0**-53)
-    return uniform_MV.log_().neg_().log_().neg_()
+    return uniform_MV.log_().neg_()
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -122,11 +127,12 @@ def _noise(logits_MV: Tensor, draws: Draws) -> Tensor:
     padding = logits_MV.shape[0] - len(draws.indices)
     seeds = [sampling.seed & (2**64 - 1) for sampling in draws.samplings] + [0] * padding
     indices = draws.indices + [0] * padding
-    noise_MV = gumbel(
+    noise_MV = exponential(
         np.asarray(seeds, dtype=np.uint64), np.asarray(indices, dtype=np.uint64), logits_MV.shape[1], logits_MV.device
     )
     if any(not sampling.temperature for sampling in draws.samplings):
-        noise_MV *= _column([float(sampling.temperature > 0) for sampling in draws.samplings], 0.0, noise_MV)
+        greedy_M1 = _column([float(sampling.temperature == 0) for sampling in draws.samplings], 1.0, noise_MV)
+        noise_MV.masked_fill_(greedy_M1 > 0, 1.0)
     return noise_MV
 
 

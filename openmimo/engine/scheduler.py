@@ -1,8 +1,8 @@
 """Continuous batching (MiMo 3.4.2): which sequences compute which positions in the next step. No torch, no clock.
 
-Every step carries all decoding sequences and, up to `prefill_chunk` tokens, prompts; a waiting sequence joins as soon as
-there is a row and room for its known tokens. When blocks run out the sequence that arrived last is preempted: it gives
-its blocks back and later computes its known tokens again, with the same result (see `attention`).
+Every step carries all decoding sequences and, up to `prefill_chunk` tokens, prompts; a waiting sequence joins as soon
+as there is a row and room for its known tokens. When blocks run out the sequence that arrived last is preempted: it
+gives its blocks back and later computes its known tokens again, with the same result (see `attention`).
 
 Blocks are published when the step that fills them is planned. That is early enough for a sequence planned later in the
 same step to share them: in each layer the step stores all its keys and values before any row reads.

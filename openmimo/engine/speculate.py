@@ -1,15 +1,16 @@
 """Speculative decoding with the MTP layers (MiMo 2.2): draft, verify, count.
 
-Layer k (from 0) reads the trunk's hidden state of the last computed position and the token k + 1 places on, the last k of
-these being drafts, and drafts the token after that; the layers are parallel, none reads another's state. The next step
-computes the drafts' positions together with the last known token's.
+Layer k (from 0) reads the trunk's hidden state of the last computed position and the token k + 1 places on, for k > 0
+a draft, and drafts the token after that; the layers are parallel, none reads another's state. The next step computes
+the drafts' positions together with the last known token's.
 
-Verification is exact in the strictest sense. The target token is always drawn from the model's own logits with the noise
-of its (seed, index), as without speculation, and a draft is kept if it is that token. So the response is token for token
-the one that plain decoding gives, at any temperature, and its distribution is the model's. Drafts are drawn with the same
-noise, so that they agree as often as the two distributions let them: with probability at least (1 - d) / (1 + d), d their
-total variation distance, against 1 - d for accepting with probability min(1, p / q). That rule gains nothing in greedy
-decoding and little elsewhere, and would make tokens depend on the drafter and on where a round of drafts begins.
+Verification is exact in the strictest sense. The target token is always drawn from the model's own logits with the
+noise of its (seed, index), as without speculation, and a draft is kept if it is that token. So the response is token
+for token the one that plain decoding gives, at any temperature, and its distribution is the model's. Drafts are drawn
+with the same noise, which makes agreement likely: its probability is at least (1 - d) / (1 + d), d the total variation
+distance of the two distributions. Rejection sampling (accept with probability min(1, p / q), else draw from the
+residual) would accept 1 - d; it gains nothing in greedy decoding and little elsewhere, and makes tokens depend on the
+drafter and on where a round of drafts begins.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Acceptance:
-    """Counts a draft layer: drafts that came to be judged, because those before them were accepted; and accepted ones."""
+    """Counts by draft layer: drafts judged, which takes that all before them were accepted, and drafts accepted."""
 
     judged: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
@@ -77,8 +78,8 @@ def draft(
 ) -> None:
     """Bring the MTP layers' caches up to date and set every decoding sequence's draft_ids.
 
-    Slot i of layer k is final once the trunk has computed position i and token i + 1 + k is known. A decoding sequence's
-    last k slots are computed with drafts in place of tokens, and again when those are known.
+    Slot i of layer k is final once the trunk has computed position i and token i + 1 + k is known. A decoding
+    sequence's last k slots are computed with drafts in place of tokens, and again when those are known.
     """
     for sequence in sequences:
         sequence.draft_ids = []
@@ -134,7 +135,7 @@ def measure_acceptance(engine: Engine, requests: Many[Request]) -> dict[str, flo
 
 
 def _most_drafts(sequence: Sequence, max_model_len: int) -> int:
-    """Drafts worth verifying: the target token after them must still fit. None before the first token or after the last."""
+    """Drafts worth verifying: the target token after them must still fit. None while a prompt is being computed."""
     if sequence.finish_reason or sequence.num_computed != len(sequence.token_ids) - 1 or not sequence.logprobs:
         return 0
     left = min(
