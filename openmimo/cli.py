@@ -15,7 +15,6 @@ from typer.core import TyperGroup
 
 from openmimo.config import nearest
 
-
 USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """typer's own, wherever this version of typer keeps it."""
 

@@ -30,7 +30,7 @@ class Log:
         self.path = folder / "metrics.jsonl"
         _truncate(self.path, stage, from_step)
         self._file = self.path.open("a", encoding="utf-8")
-        self._board = _board(folder / "tensorboard" / stage, from_step) if tensorboard else None
+        self._board = _board(folder / "tensorboard" / stage) if tensorboard else None
 
     def step(self, step: int, *, tokens: int, timing: Mapping[str, float] | None = None, **metrics: Any) -> None:
         row = {"stage": self.stage, "step": step, "tokens": tokens, **metrics, "timing": dict(timing or {})}
@@ -130,21 +130,10 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
     yield from (line for line in data[: data.rfind(b"\n") + 1].split(b"\n") if line)
 
 
-def _board(folder: Path, from_step: int) -> Any:
+def _board(folder: Path) -> Any:
     try:
         from tensorboard.summary import Writer
     except ImportError:
         say("tensorboard is not installed: metrics go to metrics.jsonl alone")
         return None
-
-    class Board:
-        def __init__(self) -> None:
-            self._writer = Writer(str(folder), filename_suffix=f".{from_step}")
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            self._writer.add_scalar(name, value, step)
-
-        def close(self) -> None:
-            self._writer.close()
-
-    return Board()
+    return Writer(str(folder))

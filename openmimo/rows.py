@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from openmimo.checkpoint import sync_folder
-from openmimo.types import Problem, UnitTest
+from openmimo.types import Document, Problem, UnitTest
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> int:
@@ -72,3 +72,17 @@ def problem_from(row: Mapping[str, Any], where: str = "problem") -> Problem:
         raise ValueError(f"{where} has kind {row['kind']!r}; math and code are known")
     tests = tuple(UnitTest(**test) for test in row.get("tests") or ())
     return Problem(**{**row, "tests": tests})
+
+
+def document_from(row: Mapping[str, Any]) -> Document:
+    """A document from its Parquet or JSONL row; `tags` may be JSON text."""
+    tags = row.get("tags") or {}
+    return Document(
+        id=row["id"],
+        url=row.get("url") or "",
+        text=row["text"],
+        source=row.get("source") or "",
+        title=row.get("title") or "",
+        language=row.get("language") or "",
+        tags=json.loads(tags) if isinstance(tags, str) else tags,
+    )

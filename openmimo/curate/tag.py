@@ -34,7 +34,7 @@ def provenance(url: str, source: str, tags: Mapping[str, Any]) -> Label:
 def tag_stage(
     seed: int, labels: Callable[[str, str, Mapping[str, Any]], Label] = provenance
 ) -> Callable[[pa.Table], pa.Table]:
-    """A whole-corpus stage: table in, table with `tags` filled in out; no row is dropped."""
+    """A whole-corpus stage: all documents in, their `tags` out, a row each; none is dropped."""
 
     def tag(table: pa.Table) -> pa.Table:
         rows = table.select(["url", "source", "text", "tags"]).to_pylist()
@@ -49,8 +49,8 @@ def tag_stage(
             json.dumps({**old, "domain": new.domain, "domain_confidence": new.confidence, **new.scores}, sort_keys=True)
             for old, new in zip(tags, found, strict=True)
         ]
-        at = table.schema.get_field_index("tags")
-        return table.set_column(at, table.schema.field(at), pa.array(merged, table.schema.field(at).type))
+        nothing = pa.nulls(len(merged), pa.string())
+        return pa.table({"tags": pa.array(merged, pa.string()), "dropped": nothing, "detail": nothing})
 
     return tag
 

@@ -119,5 +119,5 @@ def _features(texts: Sequence[str], config: TaggerConfig) -> tuple[Tensor, Tenso
         offsets.append(len(ids))
         words = WORD.findall(text[: config.max_words * 12].lower())[: config.max_words]
         pairs = (f"{a} {b}" for a, b in pairwise(words))
-        ids += [xxhash.xxh32_intdigest(gram) % config.num_buckets for gram in (*words, *pairs)] or [0]
+        ids += [xxhash.xxh32_intdigest(gram.encode()) % config.num_buckets for gram in (*words, *pairs)] or [0]
     return torch.tensor(ids), torch.tensor(offsets)

@@ -556,6 +556,6 @@ def _clean(text: str) -> str:
     text = text.replace("\xa0", " ").replace("\r\n", "\n").replace("\x00", "")
     keep: Callable[[str], str] = lambda piece: re.sub(
         r"\n[ \t]*(?:\n[ \t]*)+\n", "\n\n", re.sub(r"[ \t]+\n", "\n", piece)
-    )  # noqa: E731
+    )
     parts = re.split(r"(^(?P<f>`{3,})[^\n]*\n.*?^(?P=f)$)", text, flags=re.MULTILINE | re.DOTALL)
     return "".join(part if i % 3 == 1 else "" if i % 3 == 2 else keep(part) for i, part in enumerate(parts)).strip()

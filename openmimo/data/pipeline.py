@@ -57,6 +57,10 @@ DROP_FIELDS = [pa.field("dropped", pa.string()), pa.field("detail", pa.string())
 class DataConfig:
     """The page side of pre-training data (MiMo 2.1)."""
 
+    pages: str = ""
+    """Folder, WARC or file of web pages; empty takes this machine's own documentation."""
+    max_pages: int = 600
+    """Pages of this machine's documentation at most."""
     documents_per_shard: int = 512
     """Rows a part: the unit of parallel work and of resuming. Ours."""
     bands: int = 14
@@ -121,7 +125,7 @@ def stages(config: DataConfig, *, held_out: Sequence[str], tag: Callable[[pa.Tab
 
     Args:
         held_out: texts of evaluation problems; none means nothing to decontaminate against.
-        tag: returns its documents with new values in `tags`; None leaves documents untagged. It is told apart by
+        tag: all documents in, the columns `tags`, `dropped` and `detail` out; None leaves documents untagged. It is told apart by
             config.tagger and its name, not by its code.
     """
     hashes = {"bands": config.bands, "rows": config.rows, "ngram": config.shingle_words}
@@ -131,7 +135,7 @@ def stages(config: DataConfig, *, held_out: Sequence[str], tag: Callable[[pa.Tab
         Stage("extract", extract_stage, {}, processes=True),
         Stage("url-copies", _drop_url_copies, {}, whole=True, prepare=_url_keys),
         Stage("near-copies", _drop_near_copies, hashes, whole=True, prepare=partial(_minhash_keys, **hashes)),
-        Stage("tag", tag, {"tagger": config.tagger, "name": _name_of(tag)}) if tag else None,
+        Stage("tag", tag, {"tagger": config.tagger, "name": _name_of(tag)}, whole=True) if tag else None,
         Stage("decontaminate", Decontaminate(tuple(held_out), config.contamination_words), problems),
     ]
     return [stage for stage in listed if stage]
