@@ -86,8 +86,12 @@ def solve_chain(drawn: Drawn, style: Style, rng: random.Random) -> str:
         values[name] = _apply(a, operator, b)
         if n == slip:
             values[name] = (values[name] + rng.choice((1, 2, 8, 9))) % 10
-        lines.append(f"{name} = {a} {operator} {b} = {values[name]}")
-    return "<think> " + ", ".join(lines) + f" </think> \\boxed{{{values[drawn.plan[-1][0]]}}}"
+        # Every token follows from what stands just before it: copy the equation, look its variables up, work it out.
+        looked_up = "".join(f"{v} = {values[v]}, " for v in dict.fromkeys((left, right)) if v in values)
+        lines.append(
+            f"{name} = {left} {operator} {right}, {looked_up}{a} {operator} {b} = {values[name]}, {name} = {values[name]}"
+        )
+    return "<think> " + "; ".join(lines) + f" </think> \\boxed{{{values[drawn.plan[-1][0]]}}}"
 
 
 def chain_lesson(rng: random.Random) -> str:
