@@ -99,7 +99,7 @@ class Sandbox:
             self._open = False
             raise CompileError(f"the compiler died, wait status {answer['gone']}")
         if answer["error"]:
-            self.end()
+            self._ended()  # the host left by itself
             raise CompileError(answer["error"])
 
     def run(self, stdin: bytes, *, entry_point: str = "") -> Run:
@@ -136,11 +136,9 @@ class Sandbox:
         """Done with the program."""
         if not self._open:
             return
-        self._open = False
         try:
             self._send({"end": True}, [])
-            while "gone" not in self._receive(time.monotonic() + _GRACE_S):
-                pass
+            self._ended()
         except SandboxLost:
             pass  # closed already; the next open starts anew
 
@@ -160,6 +158,11 @@ class Sandbox:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _ended(self) -> None:
+        self._open = False
+        while "gone" not in self._receive(time.monotonic() + _GRACE_S):
+            pass
 
     def _send(self, message: dict[str, Any], fds: Sequence[int]) -> None:
         if self._control is None:
