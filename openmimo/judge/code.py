@@ -52,9 +52,9 @@ def judge_code(
     Args:
         checker, tolerance: how standard output is compared; see `checkers.outputs_equal`. `tolerance` speaks of
             float results of functions too, with `checker="floats"`.
-        share_process: call a function on all tests in one process, about eight times cheaper. The program then keeps
-            its globals from test to test and the CPU limit speaks of all tests together; a test that gives no
-            result is run again in a process of its own, and that one counts. Programs over stdin are not affected.
+        share_process: call a function on all tests in one process, far cheaper. The program then keeps its globals
+            from test to test; from the first test on that gives no result (a crash, a limit, which speaks of all
+            tests together) each is run in a process of its own. Programs over stdin are not affected.
 
     Returns:
         The verdict, with one result a test whatever happened.
@@ -67,15 +67,20 @@ def judge_code(
     source = extract_code(text)
     if source is None:
         return _same_for_all(problem, "wrong_answer", "no code block")
+    results: list[TestResult] = []
+    if problem.entry_point and share_process:
+        run = sandbox.run_alone(source, b"\n".join(map(_call, problem.tests)), entry_point=problem.entry_point)
+        if failure(run, sandbox.limits) == "compile_error":
+            return _same_for_all(problem, "compile_error", _sample(run.error))
+        results = _shared_results(run, problem, checker, tolerance)
+        if len(results) == len(problem.tests):
+            return _verdict(results)
     try:
         sandbox.open(source)
     except CompileError as error:
         return _same_for_all(problem, "compile_error", str(error))
     try:
-        if problem.entry_point and share_process:
-            results = _run_shared(problem, sandbox, checker, tolerance)
-        else:
-            results = [_run_one(problem, test, sandbox, checker, tolerance) for test in problem.tests]
+        results += [_run_one(problem, test, sandbox, checker, tolerance) for test in problem.tests[len(results) :]]
     finally:
         sandbox.end()
     return _verdict(results)
@@ -117,31 +122,22 @@ def _run_one(problem: Problem, test: UnitTest, sandbox: Sandbox, checker: Checke
     return _result(run, sandbox.limits, equal)
 
 
-def _run_shared(problem: Problem, sandbox: Sandbox, checker: Checker, tolerance: float) -> list[TestResult]:
-    results: list[TestResult] = []
-    failures = 0
-    while len(results) < len(problem.tests):
-        rest = problem.tests[len(results) :]
-        if failures < 2:
-            run = sandbox.run(b"\n".join(_call(test) for test in rest), entry_point=problem.entry_point)
-            lines = run.output.split(b"\n")[:-1]
-            if len(lines) <= len(rest):
-                share = len(lines) or 1
-                results += [
-                    TestResult(
-                        status="accepted" if _result_equal(line, test, checker, tolerance) else "wrong_answer",
-                        cpu_s=run.cpu_s / share,
-                        wall_s=run.wall_s / share,
-                        peak_bytes=run.peak_bytes,
-                        output=_sample(line),
-                    )
-                    for line, test in zip(lines, rest, strict=False)
-                ]
-            if len(results) == len(problem.tests):
-                break
-            failures += 1
-        results.append(_run_one(problem, problem.tests[len(results)], sandbox, checker, tolerance))
-    return results
+def _shared_results(run: Run, problem: Problem, checker: Checker, tolerance: float) -> list[TestResult]:
+    """Results of the tests that gave one, in order; the first that gave none ended the process."""
+    lines = run.output.split(b"\n")[:-1]
+    if len(lines) > len(problem.tests):
+        return []  # the program wrote there itself; apart, every test is judged on its own
+    share = len(lines) or 1
+    return [
+        TestResult(
+            status="accepted" if _result_equal(line, test, checker, tolerance) else "wrong_answer",
+            cpu_s=run.cpu_s / share,
+            wall_s=run.wall_s / share,
+            peak_bytes=run.peak_bytes,
+            output=_sample(line),
+        )
+        for line, test in zip(lines, problem.tests, strict=False)
+    ]
 
 
 def _call(test: UnitTest) -> bytes:

@@ -200,24 +200,36 @@ def _serve(ask: int, answer: int) -> None:
             result: tuple[Status, str] = _compare(*json.loads(line))
         except MemoryError:
             result = "memory_limit", "out of memory"
-        except RecursionError:
-            result = "wrong_answer", "nested too deeply to parse"
         except Exception as error:
-            result = "wrong_answer", f"not comparable: {type(error).__name__}"
+            result = "internal_error", f"{type(error).__name__}: {error}"[:200]
         _write_line(answer, result)
 
 
 def _compare(gold: str, answer: str) -> tuple[Status, str]:
-    from math_verify import verify
-
     golds = _parse_gold(gold)
-    answers = _parse(answer)
     if not golds:
         return "internal_error", f"the gold answer cannot be parsed: {gold[:80]!r}"
-    if not answers or not verify(golds, answers, timeout_seconds=None):
+    try:
+        answers = _parse(answer)
+    except MemoryError:
+        raise
+    except Exception as error:  # what a parser makes of a policy's text is data
+        return "wrong_answer", f"not to be parsed: {type(error).__name__}"
+    if not answers or not _verify(golds, answers):
         return "wrong_answer", ""
     refusal = _false_accept(gold, answer, golds[0], answers[0])
     return ("wrong_answer", refusal) if refusal else ("accepted", "")
+
+
+def _verify(golds: list[Any], answers: list[Any]) -> bool:
+    from math_verify import verify
+
+    try:
+        return bool(verify(golds, answers, timeout_seconds=None, raise_on_error=True))
+    except MemoryError:
+        raise
+    except Exception:  # one way of comparing failed; it goes on to the others when told not to raise
+        return bool(verify(golds, answers, timeout_seconds=None))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -277,10 +289,12 @@ def _close(one: Any, other: Any) -> bool:
     """Equal to 30 digits; to 6 places and 6 digits if either was given as a decimal."""
     from sympy import Float
 
-    difference = abs((one - other).evalf(30, maxn=200))
-    size = max(abs(one.evalf(30, maxn=200)), abs(other.evalf(30, maxn=200)))
+    one, other = one.doit(), other.doit()  # math-verify keeps 50 % as 50 * (1/100), unevaluated
+    difference, first, second = (abs(value.evalf(30, maxn=200)) for value in (one - other, one, other))
+    if not (difference.is_Float or difference.is_Rational) or not first.is_finite or not second.is_finite:
+        return bool(one == other)
     relative = 2e-6 if one.has(Float) or other.has(Float) else 1e-25
-    return bool(difference <= relative * size)
+    return bool(difference <= relative * max(first, second))
 
 
 def _write_line(fd: int, message: Any) -> None:

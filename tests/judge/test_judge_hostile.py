@@ -15,6 +15,7 @@ SHORT = {
     "OLE": "output_limit", "RE": "runtime_error",
 }  # fmt: skip
 TESTS = (UnitTest("1 2\n", "3\n"), UnitTest("100 200\n", "300\n"), UnitTest("5 5\n", "10\n"))
+SHORT_LIMITS = Limits(cpu_s=1.0, wall_s=1.5)
 SUM = Problem("sum", "Read two integers and print their sum.", "code", tests=TESTS)
 HONEST = "```python\na, b = map(int, input().split())\nprint(a + b)\n```"
 
@@ -32,12 +33,14 @@ def allowed(name):
 
 @pytest.fixture(scope="module")
 def sandbox():
-    with Sandbox(Limits(cpu_s=1.0, wall_s=2.0)) as sandbox:
+    with Sandbox(SHORT_LIMITS) as sandbox:
         yield sandbox
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_hostile_program_gets_an_expected_verdict(path, sandbox):
+    # Touching half a gigabyte may take more than the short limits on a loaded machine.
+    sandbox.limits = Limits() if path.stem.startswith("A17") else SHORT_LIMITS
     verdict = judge_code(SUM, f"```python\n{path.read_text()}\n```", sandbox)
     assert {result.status for result in verdict.tests} <= allowed(path.name), verdict
     assert len(verdict.tests) == 3

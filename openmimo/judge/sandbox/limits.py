@@ -10,6 +10,8 @@ from openmimo.types import Status
 
 MEMORY_EXIT_CODE = 97
 """Exit status with which the zygote's child reports an uncaught MemoryError."""
+COMPILE_EXIT_CODE = 98
+"""Exit status after a program that is no Python, where one process compiles and runs it."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ def failure(run: Run, limits: Limits) -> Status | None:
         return "time_limit"
     if run.peak_bytes > limits.memory_bytes or run.wait_status == MEMORY_EXIT_CODE << 8:
         return "memory_limit"
+    if run.wait_status == COMPILE_EXIT_CODE << 8:
+        return "compile_error"
     if run.wait_status != 0:
         return "runtime_error"
     return None

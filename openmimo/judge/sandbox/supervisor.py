@@ -99,7 +99,7 @@ class Sandbox:
             self._open = False
             raise CompileError(f"the compiler died, wait status {answer['gone']}")
         if answer["error"]:
-            self.end()
+            self._ended()  # the host left by itself
             raise CompileError(answer["error"])
 
     def run(self, stdin: bytes, *, entry_point: str = "") -> Run:
@@ -112,9 +112,22 @@ class Sandbox:
         Returns:
             The facts. With an entry point `output` holds a line of JSON for each call that returned.
         """
-        fds = [_memory_file(stdin), _memory_file(b""), _memory_file(b"")]
+        return self._run({"entry_point": entry_point}, [stdin, b"", b""])
+
+    def run_alone(self, source: str, stdin: bytes, *, entry_point: str) -> Run:
+        """Compile a program and call its function, all in one process: cheaper than `open`, `run`, `end` once.
+
+        A program that is no Python ends with `limits.COMPILE_EXIT_CODE`; its `error` holds the compiler's message.
+        """
+        self.start()
+        assert not self._open and entry_point
+        files = [stdin, b"", b"", source.encode("utf-8", "surrogatepass")]
+        return self._run({**vars(self.limits), "entry_point": entry_point}, files)
+
+    def _run(self, message: dict[str, Any], files: Sequence[bytes]) -> Run:
+        fds = [_memory_file(data) for data in files]
         try:
-            self._send({"entry_point": entry_point}, fds)
+            self._send(message, fds)
             facts = self._receive(time.monotonic() + self.limits.wall_s + _GRACE_S)
             if "gone" in facts:
                 self._open = False
@@ -136,11 +149,9 @@ class Sandbox:
         """Done with the program."""
         if not self._open:
             return
-        self._open = False
         try:
             self._send({"end": True}, [])
-            while "gone" not in self._receive(time.monotonic() + _GRACE_S):
-                pass
+            self._ended()
         except SandboxLost:
             pass  # closed already; the next open starts anew
 
@@ -160,6 +171,11 @@ class Sandbox:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _ended(self) -> None:
+        self._open = False
+        while "gone" not in self._receive(time.monotonic() + _GRACE_S):
+            pass
 
     def _send(self, message: dict[str, Any], fds: Sequence[int]) -> None:
         if self._control is None:

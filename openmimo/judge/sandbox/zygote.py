@@ -2,9 +2,9 @@
 
 Three generations, so that a test costs one fork of a small process:
 
-    zygote      one per worker; standard library imported, namespaces entered; never sees a program's text
-     +- host    one per solution; first process (pid 1) of a pid namespace; compiles the program, never runs it
-         +- test  one per test; unprivileged, limited; runs the program, then everything in the namespace is killed
+    zygote       one per worker; first process (pid 1) of its own namespaces, standard library imported
+     +- host     one per solution; compiles the program, never runs it
+         +- test one per test; unprivileged, limited; runs the program; then whatever it left behind is killed
 
 The zygote talks with the supervisor over one SOCK_SEQPACKET socket, inherited; the host takes over the socket
 while it lives. Texts and data travel as memory files, so that a message is small:
@@ -13,6 +13,7 @@ while it lives. Texts and data travel as memory files, so that a message is smal
     host -> supervisor     compiled {"error": ""}
     supervisor -> host     test {entry_point}, with [stdin, stdout, stderr]   -> {"status", "cpu_s", ...}
     supervisor -> host     end
+    supervisor -> zygote   alone {limits, entry_point}, with [stdin, stdout, stderr, source]: without a host
     zygote -> supervisor   gone {"status"}, whenever a host has ended
 
 No process here ever holds an expected output. This file imports nothing of openmimo, and no program can import it. Left
@@ -45,7 +46,7 @@ for name in (
 ):
     __import__(name)
 
-MEMORY_EXIT_CODE = 97
+MEMORY_EXIT_CODE, COMPILE_EXIT_CODE = 97, 98
 MESSAGE_BYTES = 65536
 
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
@@ -61,7 +62,7 @@ class Home:
     """What the zygote found out about the machine."""
 
     missing: list  # names of what it could not have
-    own_namespace_fd: int  # its own pid namespace; -1 if there are no others
+    alone: bool  # a pid namespace of its own: whatever else lives in it was started by a program
     uid: int  # of the programs; -1 if they run as we do
 
 
@@ -70,12 +71,15 @@ def main() -> None:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     warnings.simplefilter("ignore")
     home = Home()
-    home.missing, home.own_namespace_fd = enter_namespaces()
+    home.missing = enter_namespaces()
     home.uid = choose_uid()
     os.environ.clear()
     if os.access("/proc/self/oom_score_adj", os.W_OK):
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
+    home.alone = become_first_process()
+    if not home.alone:
+        home.missing.append("pid")
     if "mount" not in home.missing and not enter_root():
         home.missing.append("root")
     os.chdir("/")
@@ -87,7 +91,23 @@ def main() -> None:
         message, fds = receive(control)
         if message is None:
             return
-        fork_host(control, message, fds, home)
+        if "entry_point" in message:
+            send(control, run_alone(message, fds, home))
+        else:
+            fork_host(control, message, fds, home)
+
+
+def become_first_process() -> bool:
+    """Go on as pid 1 of a new pid namespace: programs cannot signal it, and the namespace dies with it."""
+    if libc.unshare(CLONE_NEWPID) != 0:
+        return False
+    pid = os.fork()
+    if pid:
+        os.closerange(3, 1 << 20)
+        _, status = os.waitpid(pid, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return True
 
 
 def choose_uid() -> int:
@@ -122,8 +142,8 @@ def probe(home: Home) -> str:
                 "output_bytes": 1 << 20,
                 "max_processes": 16,
             }
-            drop_rights(home.uid)
-            set_limits(limits, home)
+            prepare_programs(limits, home)
+            become_user(home)
             if not os.access(os.path.dirname(os.__file__), os.R_OK | os.X_OK):
                 raise PermissionError(f"the programs' user cannot read {os.path.dirname(os.__file__)}")
             os.close(null)
@@ -137,26 +157,20 @@ def probe(home: Home) -> str:
     return told.decode()
 
 
-def enter_namespaces() -> tuple:
+def enter_namespaces() -> list:
     """No network, no shared memory of others, a private view of mounts; names of what could not be had."""
     missing = []
     if os.geteuid() != 0:
         uid, gid = os.getuid(), os.getgid()
         if libc.unshare(CLONE_NEWUSER) != 0:
-            return ["user", "network", "ipc", "mount", "pid"], -1
+            return ["user", "network", "ipc", "mount"]
         for path, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
             with open(f"/proc/self/{path}", "w") as file:
                 file.write(text)
     for name, flag in (("network", CLONE_NEWNET), ("ipc", CLONE_NEWIPC), ("mount", CLONE_NEWNS)):
         if libc.unshare(flag) != 0:
             missing.append(name)
-    try:
-        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        own = -1
-    if own < 0 or libc.unshare(CLONE_NEWPID) != 0 or libc.setns(own, CLONE_NEWPID) != 0:
-        return [*missing, "pid"], -1
-    return missing, own
+    return missing
 
 
 def enter_root() -> bool:
@@ -204,8 +218,6 @@ def warm_up() -> None:
 
 
 def fork_host(control: socket.socket, message: dict, fds: list, home: Home) -> None:
-    if home.own_namespace_fd >= 0:
-        libc.unshare(CLONE_NEWPID)
     pid = os.fork()
     if pid == 0:
         try:
@@ -216,8 +228,6 @@ def fork_host(control: socket.socket, message: dict, fds: list, home: Home) -> N
             os._exit(1)
     for fd in fds:
         os.close(fd)
-    if home.own_namespace_fd >= 0:
-        libc.setns(home.own_namespace_fd, CLONE_NEWPID)
     _, status = os.waitpid(pid, 0)
     send(control, {"gone": status})
 
@@ -225,56 +235,88 @@ def fork_host(control: socket.socket, message: dict, fds: list, home: Home) -> N
 def host(control: socket.socket, limits: dict, source_fd: int, home: Home) -> None:
     """Compile one program and fork its tests. Never runs a line of it."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if home.own_namespace_fd < 0:
-        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    allowed_bytes = limits["memory_bytes"] + limits["stack_bytes"]
-    resource.setrlimit(resource.RLIMIT_DATA, (allowed_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of a test come to us, to be killed and counted
+    prepare_programs(limits, home)
     source = read_all(source_fd)
     os.close(source_fd)
-    try:
-        code = compile(source, "solution.py", "exec", dont_inherit=True)
-    except MemoryError:
-        send(control, {"error": "MemoryError: the program is too large to compile"})
-        os._exit(0)
-    except (SyntaxError, ValueError, RecursionError, OverflowError) as error:
-        send(control, {"error": f"{type(error).__name__}: {error}"[:500]})
+    code, error = compile_program(source)
+    if code is None:
+        send(control, {"error": error})
         os._exit(0)
     del source
+    streams = open_streams()
     gc.freeze()
     send(control, {"error": ""})
     while True:
         message, fds = receive(control)
         if message is None or "end" in message:
             os._exit(0)
-        send(control, run_test(code, message, fds, limits, home))
+        send(control, run_test(code, message, fds, limits, home, streams))
 
 
-def run_test(code: types.CodeType, message: dict, fds: list, limits: dict, home: Home) -> dict:
+def compile_program(source: bytes) -> tuple:
+    """(code, "") or (None, why not)."""
+    try:
+        return compile(source, "solution.py", "exec", dont_inherit=True), ""
+    except MemoryError:
+        return None, "MemoryError: the program is too large to compile"
+    except (SyntaxError, ValueError, RecursionError, OverflowError) as error:
+        return None, f"{type(error).__name__}: {error}"[:500]
+
+
+def run_test(code: types.CodeType, message: dict, fds: list, limits: dict, home: Home, streams: tuple) -> dict:
     started_s = time.monotonic()
     pid = os.fork()
     if pid == 0:
         try:
             become_program(fds, limits, home)
-            exit_code = call_tests(code, message["entry_point"]) if message["entry_point"] else run_program(code)
+            exit_code = (
+                call_tests(code, message["entry_point"], streams)
+                if message["entry_point"]
+                else run_program(code, streams)
+            )
         except BaseException:
             exit_code = 1
         os._exit(exit_code)
     for fd in fds:
         os.close(fd)
+    return watch(pid, started_s, limits, home)
+
+
+def run_alone(message: dict, fds: list, home: Home) -> dict:
+    """Compile and run in one process, a fork less than with a host; the limits cover the compiler too."""
+    started_s = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        exit_code = 1
+        try:
+            prepare_programs(message, home)
+            source, streams = read_all(fds[3]), open_streams()
+            become_program(fds[:3], message, home)
+            code, error = compile_program(source)
+            if code is None:
+                os.write(2, error.encode("utf-8", "backslashreplace"))
+                exit_code = COMPILE_EXIT_CODE
+            else:
+                exit_code = call_tests(code, message["entry_point"], streams)
+        except BaseException:
+            pass
+        os._exit(exit_code)
+    for fd in fds:
+        os.close(fd)
+    return watch(pid, started_s, message, home)
+
+
+def watch(pid: int, started_s: float, limits: dict, home: Home) -> dict:
+    """Wait for a test, at most until its wall limit, and clean up after it: what the kernel counted."""
     timed_out = not wait_until(pid, started_s + limits["wall_s"])
     if timed_out:
         kill(pid)
     _, status, usage = os.wait4(pid, 0)
     wall_s = time.monotonic() - started_s
-    cpu_s = usage.ru_utime + usage.ru_stime
-    cpu_s += kill_rest(pid, home.own_namespace_fd >= 0)
-    return {
-        "status": status,
-        "cpu_s": cpu_s,
-        "wall_s": wall_s,
-        "peak_bytes": usage.ru_maxrss * 1024,
-        "timed_out": timed_out,
-    }
+    cpu_s = usage.ru_utime + usage.ru_stime + kill_rest(pid, home.alone)
+    peak_bytes = usage.ru_maxrss * 1024
+    return {"status": status, "cpu_s": cpu_s, "wall_s": wall_s, "peak_bytes": peak_bytes, "timed_out": timed_out}
 
 
 def wait_until(pid: int, deadline_s: float) -> bool:
@@ -296,13 +338,13 @@ def kill(pid: int) -> None:
             pass
 
 
-def kill_rest(pid: int, first_process: bool) -> float:
+def kill_rest(pid: int, alone: bool) -> float:
     """Kill whatever the test left behind, also what has fled its session; the CPU seconds that it had used."""
     cpu_s = 0.0
     while True:
-        if first_process:
+        if alone:
             try:
-                os.kill(-1, signal.SIGKILL)  # everything in this pid namespace but its first process, us
+                os.kill(-1, signal.SIGKILL)  # all in this pid namespace but its first process and us
             except ProcessLookupError:
                 pass
         else:
@@ -330,22 +372,12 @@ def kill_children() -> None:
             pass
 
 
-def become_program(fds: list, limits: dict, home: Home) -> None:
-    """From here on this process is the program's: nothing open, no rights, limits set."""
-    os.setsid()
-    for target, fd in enumerate(fds):
-        os.dup2(fd, target)
-    os.closerange(3, 1 << 20)
-    drop_rights(home.uid)
-    set_limits(limits, home)
-    # The rlimit counts whole seconds. A program may stop this finer timer, but not what the kernel tells the host.
-    signal.setitimer(signal.ITIMER_PROF, limits["cpu_s"])
-
-
-def set_limits(limits: dict, home: Home) -> None:
-    # A signal of its own at the limit, and no way past the second after it.
-    whole_s = int(-(-limits["cpu_s"] // 1))
-    resource.setrlimit(resource.RLIMIT_CPU, (whole_s, whole_s + 1))
+def prepare_programs(limits: dict, home: Home) -> None:
+    """What the host's tests inherit, set once: a session, a group, limits by process."""
+    os.setsid()  # else kill(0) of a program would reach the zygote's group, across pid namespaces
+    if home.uid >= 0:
+        os.setgroups([])
+        os.setresgid(home.uid, home.uid, home.uid)
     values = {
         # Data, not address space: shared libraries and reserved, untouched ranges are not counted.
         resource.RLIMIT_DATA: limits["memory_bytes"] + limits["stack_bytes"],
@@ -358,14 +390,28 @@ def set_limits(limits: dict, home: Home) -> None:
     for kind, value in values.items():
         resource.setrlimit(kind, (value, value))
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def drop_rights(uid: int) -> None:
-    if uid >= 0:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
+def become_program(fds: list, limits: dict, home: Home) -> None:
+    """From here on this process is the program's: nothing open, no rights, CPU limited. Short: each test pays."""
+    for target, fd in enumerate(fds):
+        os.dup2(fd, target)
+    os.closerange(3, 1 << 20)
+    become_user(home)
+    # A signal at the limit, and no way past the second after it. The rlimit counts whole seconds; a program may stop
+    # the finer timer, but not what the kernel tells the host.
+    whole_s = int(-(-limits["cpu_s"] // 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (whole_s, whole_s + 1))
+    if limits["cpu_s"] < whole_s:
+        signal.setitimer(signal.ITIMER_PROF, limits["cpu_s"])
+    if not home.alone:
+        os.setsid()
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def become_user(home: Home) -> None:
+    if home.uid >= 0:
+        os.setresuid(home.uid, home.uid, home.uid)
         return
     # In a user namespace of ours we hold every capability there; give all of them up.
     for capability in range(64):
@@ -375,12 +421,18 @@ def drop_rights(uid: int) -> None:
     libc.capset(header, (ctypes.c_uint32 * 6)())
 
 
-def open_streams(stdout_fd: int) -> types.ModuleType:
+def open_streams() -> tuple:
+    """Python's view of descriptors 0, 1 and 2, made before the fork: the files behind them change with each test."""
+    stdin = open(0, encoding="utf-8", closefd=False)
+    stdout = open(1, "w", encoding="utf-8", closefd=False)
+    stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    return stdin, stdout, stderr
+
+
+def use_streams(stdin: io.TextIOWrapper, stdout: io.TextIOWrapper, stderr: io.TextIOWrapper) -> types.ModuleType:
     """Fresh standard streams and a fresh __main__ without a trace of the zygote's."""
-    sys.stdin = open(0, encoding="utf-8", closefd=False)
-    sys.stdout = open(stdout_fd, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
-    vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
+    sys.stdin, sys.stdout, sys.stderr = stdin, stdout, stderr
+    vars(sys).update(__stdin__=stdin, __stdout__=stdout, __stderr__=stderr)
     sys.argv, sys.orig_argv = ["solution.py"], []
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
@@ -388,18 +440,19 @@ def open_streams(stdout_fd: int) -> types.ModuleType:
     return module
 
 
-def run_program(code: types.CodeType) -> int:
+def run_program(code: types.CodeType, streams: tuple) -> int:
     """A program over stdin and stdout; its exit code."""
-    module = open_streams(1)
+    module = use_streams(*streams)
     return finish(lambda: exec(code, module.__dict__))
 
 
-def call_tests(code: types.CodeType, entry_point: str) -> int:
+def call_tests(code: types.CodeType, entry_point: str, streams: tuple) -> int:
     """Call a function once for every line of stdin, a JSON list of arguments; one line of JSON for each result.
 
     The results go to file descriptor 1; what the program prints goes to 2.
     """
-    module = open_streams(2)
+    stdin, _, stderr = streams
+    module = use_streams(stdin, stderr, stderr)
     calls = sys.stdin.read().split("\n")
     write, dumps, loads = os.write, json.dumps, json.loads
 
