@@ -74,7 +74,8 @@ def draw(chart: Chart) -> Markup:
         return Markup("")
     x_of, x_marks = _x_axis(chart, [b.x for _, line in lines for b in line])
     y_of, y_marks = _y_axis(chart, lines)
-    y_text = (lambda y: percent(y, 0)) if chart.unit == "%" else short
+    digits = max(0, math.ceil(-math.log10(100 * (y_marks[1] - y_marks[0])) - 1e-9))
+    y_text = (lambda y: percent(y, digits)) if chart.unit == "%" else short
     x_text = (lambda x: f"{x:g}") if chart.x_at else short
     parts = [_grid(y_of, y_marks, y_text), _x_marks(x_of, x_marks, x_text, chart.x_label)]
     parts += [_border(x_of(x), label) for x, label in chart.borders]
@@ -82,6 +83,8 @@ def draw(chart: Chart) -> Markup:
     legend = Markup("").join(
         Markup('<span class="key {}">{}</span>').format(s.color, s.name) for s, _ in lines if len(chart.series) > 1
     )
+    if broken := max(sum(not math.isfinite(y) for _, y in s.points) for s, _ in lines):
+        legend += Markup('<span class="broken">not finite at {}</span>').format(broken)
     drawing = Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-points="{}">{}'
         '<line class="cursor" y1="{}" y2="{}"/></svg>'
