@@ -11,7 +11,7 @@ from __future__ import annotations
 import html as html_entities
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -291,9 +291,13 @@ _IMAGE_HOSTS = re.compile(
     re.IGNORECASE,
 )
 _IMAGE_CLASSES = frozenset(
-    "math tex latex mathimg mathimage mwe-math-fallback-image-inline mwe-math-fallback-image-display ql-img-inline-formula "
-    "ql-img-displayed-equation wp-katex-eq formula equation".split()
+    "math tex latex mathimg mathimage mwe-math-fallback-image-inline mwe-math-fallback-image-display "
+    "ql-img-inline-formula ql-img-displayed-equation wp-katex-eq formula equation".split()
 )
+_IMAGE_STYLE = re.compile(
+    r"^(?:(?:\\(?:inline|displaystyle|dpi\{\d+\}|bg_\w+|fn_\w+|normalsize|large|huge|small|tiny|LARGE)\b|from=|&)\s*)+"
+)
+"""What TeX image services take before the formula itself."""
 _TEXISH = re.compile(r"\\[a-zA-Z]{2,}|[_^]\{|\\frac|[A-Za-z0-9)]\s*[\^_]\s*[A-Za-z0-9{]|=")
 _NO_FORMULAS_IN = ("code", "pre", "script", "style", "textarea", "kbd", "samp", "title", "noscript")
 _DELIMITED = re.compile(
@@ -303,7 +307,7 @@ _DELIMITED = re.compile(
     r"|(?<![\\$\w])\$(?P<single>[^\s$](?:[^$\n]{0,300}?[^\s$\\])?)\$(?![\d$])",
     re.DOTALL,
 )
-_HINTS = ("\\(", "\\[", "$", "\\begin{")
+_HINT = re.compile(r"\$|\\[\[(]|\\begin\{")
 
 
 def save_formulas(tree: Any, saved: Saved, source: str) -> None:
@@ -323,7 +327,7 @@ def save_formulas(tree: Any, saved: Saved, source: str) -> None:
     if "<img" in source:
         for node in tree.css("img"):
             _image(tree, node, saved)
-    if any(hint in source for hint in _HINTS):
+    if _HINT.search(source):
         _delimited(tree, saved)
 
 
@@ -333,7 +337,7 @@ def _put(tree: Any, node: Any, saved: Saved, tex: str, *, display: bool) -> None
 
 
 def _mathjax2(tree: Any, saved: Saved) -> None:
-    rendered = ".MathJax_Preview, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_SVG_Display, .MathJax_CHTML, .MJXc-display"
+    rendered = ".MathJax_Preview, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_SVG_Display, .MathJax_CHTML"
     for node in tree.css(rendered):
         if node.tag != "script" and not _detached(node):
             node.decompose()
@@ -432,12 +436,7 @@ def _tex_in_address(source: str) -> str:
     if "codecogs" in parts.netloc or "cgi" in parts.path or "upmath" in parts.netloc or "math.now" in parts.netloc:
         tail = source.split("?", 1)[1] if "?" in source else parts.path.rsplit("/", 1)[-1]
         tex = unquote(tail.replace("&space;", " "))
-        for _ in range(4):
-            tex = re.sub(
-                r"^(?:\\(?:inline|dpi\{\d+\}|bg_\w+|fn_\w+|large|huge|small|tiny|LARGE|normalsize)|from=|&)\s*",
-                "",
-                tex.strip(),
-            )
+        tex = _IMAGE_STYLE.sub("", tex.strip())
         return clean_tex(_plus(tex))
     return ""
 
@@ -451,7 +450,7 @@ def _delimited(tree: Any, saved: Saved) -> None:
     nodes = [
         node
         for node in tree.body.traverse(include_text=True)
-        if node.tag == "-text" and any(hint in (node.text_content or "") for hint in _HINTS)
+        if node.tag == "-text" and _HINT.search(node.text_content or "")
     ]
     for node in nodes:
         if _inside(node, _NO_FORMULAS_IN):
@@ -554,8 +553,11 @@ def _tags(tree: Any) -> dict[str, Any]:
 def _clean(text: str) -> str:
     """No-break spaces are spaces, no NUL, at most one blank line in a row outside of fences."""
     text = text.replace("\xa0", " ").replace("\r\n", "\n").replace("\x00", "")
-    keep: Callable[[str], str] = lambda piece: re.sub(
-        r"\n[ \t]*(?:\n[ \t]*)+\n", "\n\n", re.sub(r"[ \t]+\n", "\n", piece)
-    )  # noqa: E731
     parts = re.split(r"(^(?P<f>`{3,})[^\n]*\n.*?^(?P=f)$)", text, flags=re.MULTILINE | re.DOTALL)
-    return "".join(part if i % 3 == 1 else "" if i % 3 == 2 else keep(part) for i, part in enumerate(parts)).strip()
+    return "".join(
+        part if i % 3 == 1 else "" if i % 3 == 2 else _few_blank_lines(part) for i, part in enumerate(parts)
+    ).strip()
+
+
+def _few_blank_lines(text: str) -> str:
+    return re.sub(r"\n[ \t]*(?:\n[ \t]*)+\n", "\n\n", re.sub(r"[ \t]+\n", "\n", text))

@@ -133,8 +133,9 @@ def _discourse(tree: Any) -> Iterator[Post]:
         )
         later: Role = "answer" if question or accepted else "post"
         likes = node.css_first("[itemprop='userInteractionCount'], .post-likes, .like-count")
-        yield Post("question" if question and number == 0 else "post" if number == 0 else later,
-                   _inner(body, ".meta .title", ".lightbox .meta", "aside.quote .title"), _score(likes), accepted)  # fmt: skip
+        first: Role = "question" if question else "post"
+        words = _inner(body, ".meta .title", ".lightbox .meta", "aside.quote .title")
+        yield Post(later if number else first, words, _score(likes), accepted)
 
 
 def _github(tree: Any) -> Iterator[Post]:

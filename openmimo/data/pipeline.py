@@ -82,8 +82,8 @@ class Stage:
 
     name: str
     run: Callable[[pa.Table], pa.Table | Iterable[pa.Table]]
-    """Rows in, the same rows out in the same order; one with a reason in column `dropped` ends here, `detail` says more.
-    The first stage gets INPUT_SCHEMA rows and returns pages, as one table or several."""
+    """Rows in, the same rows out in the same order; one with a reason in column `dropped` ends here, `detail` says
+    more. The first stage gets INPUT_SCHEMA rows and returns pages, as one table or several."""
     config: dict[str, Any]
     """All that `run` depends on besides its rows, as plain JSON: its fingerprint decides what is done again."""
     whole: bool = False

@@ -19,6 +19,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 FILE_NAME = "pages.warc.gz"
 MIN_DESCRIPTION_BYTES = 2000
@@ -119,7 +120,7 @@ def _module_pages(failed: list[str]) -> Iterator[tuple[str, str]]:
 
     names = sorted(n for n in sys.stdlib_module_names if not n.startswith("_") and n not in SKIPPED_MODULES)
     neutral = _neutral_paths()
-    for name in sorted([*names, *(sub for name in names for sub in _submodules(name))]):
+    for name in sorted([*names, *(sub for top in names for sub in _submodules(top))]):
         try:
             module = importlib.import_module(name)
             page = pydoc.html.page(name, pydoc.html.document(module, name))
@@ -155,13 +156,14 @@ def _description_pages() -> Iterator[tuple[str, str]]:
     markdown = MarkdownIt("commonmark").enable("table")
     seen: set[str] = set()
     for package in importlib.metadata.distributions():
-        name = (package.metadata["Name"] or "").lower()
-        text = package.metadata.get("Description") or str(package.metadata.get_payload() or "")
+        facts: Any = package.metadata  # a message, though typed as less
+        name = (facts["Name"] or "").lower()
+        text = facts.get("Description") or str(facts.get_payload() or "")
         if not name or name in seen or len(text.encode("utf-8", "replace")) < MIN_DESCRIPTION_BYTES:
             continue
         seen.add(name)
-        title = html.escape(f"{package.metadata['Name']} {package.version}")
-        summary = html.escape(package.metadata.get("Summary") or "")
+        title = html.escape(f"{facts['Name']} {package.version}")
+        summary = html.escape(facts.get("Summary") or "")
         page = (
             f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>\n<body>'
             f"<header><p>{summary}</p></header>\n<main><article>\n{markdown.render(text)}</article></main></body></html>\n"
