@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from openmimo.data.dom import inside, outermost
 from openmimo.data.mathml import clean_tex, mathml_to_tex
 from openmimo.data.read import DOCUMENT, Page
 from openmimo.types import Document
@@ -207,7 +208,7 @@ class Saved:
 
         # A block eats the blanks around it; an inline formula keeps them.
         text = re.sub(rf"([ \t]*){self.prefix}(\d+)Q([ \t]*)", piece, text)
-        text = re.sub(r"\n*\x00\n*\x00\n*|\n*\x00\n*", lambda m: "\n\n" if m.group().count("\n") > 2 else "\n", text)
+        text = re.sub(r"\n*\x00\n*\x00\n*|\n*\x00\n*", lambda m: "\n\n" if m.group().count("\n") >= 2 else "\n", text)
         return text
 
 
@@ -226,13 +227,10 @@ _NOT_A_LANGUAGE = frozenset("default none plain text plaintext notranslate nohig
 
 def save_code(tree: Any, saved: Saved) -> None:
     """Replace every code block by a placeholder for its exact text between fences."""
-    for block in tree.css(f"{_CODE_TABLES}, pre, listing, xmp"):
-        if _inside(block, ("pre", "listing", "xmp")) or _detached(block):
-            continue
+    for block in outermost(tree, f"{_CODE_TABLES}, pre, listing, xmp"):
         language = _code_language(block)
-        for gutter in block.css(_GUTTERS):
-            if gutter.mem_id != block.mem_id:
-                gutter.decompose()
+        for gutter in outermost(block, _GUTTERS):
+            gutter.decompose()
         for line_break in block.css("br"):
             line_break.replace_with("\n")
         pres = block.css("pre") if block.tag == "table" else []
@@ -321,26 +319,24 @@ def save_formulas(tree: Any, saved: Saved, source: str) -> None:
     if "mwe-math" in source:
         _wikipedia(tree, saved)
     if "<math" in source or "<m:math" in source:
-        for node in tree.css("math"):
-            if not _detached(node):
-                _put(tree, node, saved, mathml_to_tex(node), display=_is_display(node))
+        for node in outermost(tree, "math"):
+            _put(node, saved, mathml_to_tex(node), display=_is_display(node))
     if "<img" in source:
         for node in tree.css("img"):
-            _image(tree, node, saved)
+            _image(node, saved)
     if _HINT.search(source):
         _delimited(tree, saved)
 
 
-def _put(tree: Any, node: Any, saved: Saved, tex: str, *, display: bool) -> None:
+def _put(node: Any, saved: Saved, tex: str, *, display: bool) -> None:
     if tex:
         node.replace_with(f" {saved.formula(tex, display=True)} " if display else saved.formula(tex, display=False))
 
 
 def _mathjax2(tree: Any, saved: Saved) -> None:
     rendered = ".MathJax_Preview, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_SVG_Display, .MathJax_CHTML"
-    for node in tree.css(rendered):
-        if node.tag != "script" and not _detached(node):
-            node.decompose()
+    for node in outermost(tree, rendered):
+        node.decompose()
     for node in tree.css('script[type^="math/"]'):
         kind = (node.attributes.get("type") or "").lower()
         if kind.startswith("math/mml"):
@@ -350,18 +346,16 @@ def _mathjax2(tree: Any, saved: Saved) -> None:
             tex = mathml_to_tex(inner) if inner is not None else ""
         else:
             tex = clean_tex(re.sub(r"^%\s*<!\[CDATA\[|\]\]>\s*$", "", html_entities.unescape(node.text()).strip()))
-        _put(tree, node, saved, tex, display="mode=display" in kind.replace(" ", ""))
+        _put(node, saved, tex, display="mode=display" in kind.replace(" ", ""))
 
 
 def _mathjax3(tree: Any, saved: Saved) -> None:
-    for node in tree.css("mjx-container, .MathJax_SVG, .MathJax_CHTML"):
-        if _detached(node):
-            continue
+    for node in outermost(tree, "mjx-container, .MathJax_SVG, .MathJax_CHTML"):
         math = node.css_first("mjx-assistive-mml math, .MJX_Assistive_MathML math, math")
         tex = mathml_to_tex(math) if math is not None else ""
         tex = tex or clean_tex(node.attributes.get("data-latex") or _data_latex(node) or _mjx_characters(node))
         display = node.attributes.get("display") == "true" or _is_display(math)
-        _put(tree, node, saved, tex, display=display)
+        _put(node, saved, tex, display=display)
 
 
 def _data_latex(node: Any) -> str:
@@ -383,29 +377,23 @@ def _mjx_characters(node: Any) -> str:
 
 def _katex(tree: Any, saved: Saved) -> None:
     for selector, display in ((".katex-display", True), (".katex-block", True), (".katex", False)):
-        for node in tree.css(selector):
-            if _detached(node):
-                continue
+        for node in outermost(tree, selector):
             math = node.css_first("math")
             tex = mathml_to_tex(math) if math is not None else ""
             error = node.attributes.get("data-tex") or node.attributes.get("data-expr") or ""
-            _put(tree, node, saved, tex or clean_tex(error), display=display or _is_display(math))
+            _put(node, saved, tex or clean_tex(error), display=display or _is_display(math))
 
 
 def _wikipedia(tree: Any, saved: Saved) -> None:
-    for node in tree.css(".mwe-math-element"):
-        if _detached(node):
-            continue
+    for node in outermost(tree, ".mwe-math-element"):
         math, image = node.css_first("math"), node.css_first("img")
         tex = mathml_to_tex(math) if math is not None else ""
         tex = tex or clean_tex((image.attributes.get("alt") if image is not None else "") or "")
         marks = "mwe-math-fallback-image-display" in (node.html or "") or "mwe-math-mathml-display" in (node.html or "")
-        _put(tree, node, saved, tex, display=marks or _is_display(math))
+        _put(node, saved, tex, display=marks or _is_display(math))
 
 
-def _image(tree: Any, node: Any, saved: Saved) -> None:
-    if _detached(node):
-        return
+def _image(node: Any, saved: Saved) -> None:
     attributes = node.attributes
     source = attributes.get("src") or attributes.get("data-src") or ""
     classes = set((attributes.get("class") or "").split())
@@ -415,15 +403,9 @@ def _image(tree: Any, node: Any, saved: Saved) -> None:
     named = bool(classes & _IMAGE_CLASSES) or bool(_IMAGE_HOSTS.search(source))
     if named and (tex := clean_tex(from_address or alt)):
         display = "displaystyle" in tex or any("display" in c for c in classes) or _alone_in_block(node)
-        _put(
-            tree,
-            node,
-            saved,
-            re.sub(r"^\\(?:inline|displaystyle|dpi\{\d+\}|bg_\w+|large|small)\s*", "", tex),
-            display=display,
-        )
+        _put(node, saved, _IMAGE_STYLE.sub("", tex), display=display)
     elif re.search(r"\\[a-zA-Z]{2,}|[_^]\{|\$.+\$", alt) and len(alt) < 2000:
-        _put(tree, node, saved, clean_tex(alt), display=_alone_in_block(node))
+        _put(node, saved, clean_tex(alt), display=_alone_in_block(node))
 
 
 def _tex_in_address(source: str) -> str:
@@ -453,7 +435,7 @@ def _delimited(tree: Any, saved: Saved) -> None:
         if node.tag == "-text" and _HINT.search(node.text_content or "")
     ]
     for node in nodes:
-        if _inside(node, _NO_FORMULAS_IN):
+        if inside(node, _NO_FORMULAS_IN):
             continue
         text = node.text_content or ""
         replaced = _DELIMITED.sub(lambda match: _delimited_piece(match, saved), text)
@@ -494,22 +476,6 @@ def _alone_in_block(node: Any) -> bool:
         and not (parent.text() or "").strip()
         and len(parent.css("img")) == 1
     )
-
-
-def _inside(node: Any, tags: Sequence[str]) -> bool:
-    parent = node.parent
-    while parent is not None:
-        if parent.tag in tags:
-            return True
-        parent = parent.parent
-    return False
-
-
-def _detached(node: Any) -> bool:
-    """Whether an ancestor of this node has left the tree in this pass."""
-    while node.parent is not None:
-        node = node.parent
-    return node.tag not in ("-document", "html", "#document", None) and node.tag != "-undef"
 
 
 # ---- what a page says of itself ------------------------------------------------------------------------------------
