@@ -52,7 +52,8 @@ def _lines(page: Any) -> list[Line]:
         for i in range(textpage.count_rects()):
             left, bottom, right, top = textpage.get_rect(i)
             text = textpage.get_text_bounded(left, bottom, right, top)
-            text = re.sub(r"[\r\n\x00\ufffe]+", " ", text.replace("\ufffe", "-")).strip()
+            # pdfium writes a hyphen at a line's end as U+0002 or U+FFFE
+            text = re.sub(r"[\r\n\x00]+", " ", re.sub("[\x02\ufffe]", "-", text)).strip()
             if text:
                 pieces.append(Line(left, bottom, right, top, text))
     finally:

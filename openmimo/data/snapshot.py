@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import itertools
 import json
 import os
 import pkgutil
@@ -88,7 +89,8 @@ def _child() -> None:
     """Runs in the child process: render, order, write, fsync."""
     request = json.loads(sys.stdin.read())
     failed: list[str] = []
-    pages = sorted([*_module_pages(failed), *_description_pages()])[: request["max_pages"]]
+    every = itertools.chain(sorted(_description_pages()), _module_pages(failed))  # in the order of their URLs
+    pages = list(itertools.islice(every, request["max_pages"]))
     with open(request["out"], "wb") as file:
         info = json.dumps({"pages": len(pages), "failed": sorted(failed)}, sort_keys=True).encode()
         file.write(warc_record("warcinfo", f"urn:openmimo:snapshot:{len(pages)}", info, "application/json"))
@@ -120,7 +122,7 @@ def _module_pages(failed: list[str]) -> Iterator[tuple[str, str]]:
 
     names = sorted(n for n in sys.stdlib_module_names if not n.startswith("_") and n not in SKIPPED_MODULES)
     neutral = _neutral_paths()
-    for name in sorted([*names, *(sub for top in names for sub in _submodules(top))]):
+    for name in sorted([*names, *(sub for top in names for sub in _submodules(top))], key=_module_url):
         try:
             module = importlib.import_module(name)
             page = pydoc.html.page(name, pydoc.html.document(module, name))
@@ -129,7 +131,11 @@ def _module_pages(failed: list[str]) -> Iterator[tuple[str, str]]:
             continue
         for path, stand_in in neutral:
             page = page.replace(path, stand_in)
-        yield f"http://pydoc.localhost/{name}.html", _ADDRESS.sub("", page)
+        yield _module_url(name), _ADDRESS.sub("", page)
+
+
+def _module_url(name: str) -> str:
+    return f"http://pydoc.localhost/{name}.html"
 
 
 def _submodules(name: str) -> list[str]:
