@@ -25,7 +25,7 @@ TOTAL = 2.4e6
 def tiny() -> Recipe:
     return Recipe(
         name="tiny",
-        data=DataConfig(max_pages=600),
+        data=DataConfig(max_pages=600, documents_per_shard=128),
         corpus=CorpusConfig(),
         model=MiMoConfig(
             vocab_size=768,
