@@ -81,7 +81,9 @@ def test_noise_is_exponential_and_uncorrelated_between_neighbours() -> None:
 def test_the_same_row_gives_the_same_bits_in_any_batch() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(48, 331, generator=generator) * 4
-    samplings = [Sampling(1, temperature=t, top_p=p, seed=n) for n, (t, p) in enumerate([(1, 1), (0.6, 0.95), (0, 1)] * 16)]
+    samplings = [
+        Sampling(1, temperature=t, top_p=p, seed=n) for n, (t, p) in enumerate([(1, 1), (0.6, 0.95), (0, 1)] * 16)
+    ]
     together = sample(logits, Draws(samplings, list(range(48))))
     for row in range(48):
         alone = sample(logits[row : row + 1].expand(16, -1).contiguous(), Draws([samplings[row]], [row]))
