@@ -59,6 +59,25 @@ def test_top_k_and_top_p_together_apply_top_k_first() -> None:
     assert draw([math.log(p) for p in (0.4, 0.3, 0.2, 0.1)], Sampling(1, top_k=2, top_p=0.5)) == (0, 0.0)
 
 
+def test_filters_keep_what_a_full_sort_keeps() -> None:
+    generator = torch.Generator().manual_seed(9)
+    samplings, kept = [], []
+    logits = torch.randn(120, 300, generator=generator) * torch.linspace(0.2, 6.0, 120)[:, None]
+    for row in range(120):
+        top_k, top_p = (0, 0, 3, 70, 300, 1000)[row % 6], (0.3, 0.95, 1.0, 0.999)[row % 4]
+        samplings.append(Sampling(1, top_k=top_k, top_p=top_p, seed=row))
+        order = logits[row].argsort(descending=True)[: top_k or None]
+        probability = logits[row, order].double().softmax(0)
+        before = probability.cumsum(0) - probability
+        kept.append(order[(before < top_p) | torch.tensor(top_p == 1.0)])
+    for _ in range(10):
+        tokens, logprobs = sample(logits, Draws(samplings, [_] * 120))
+        for row in range(120):
+            allowed = logits[row, kept[row]].double().log_softmax(0)
+            at = kept[row].tolist().index(tokens[row])
+            assert logprobs[row] == pytest.approx(float(allowed[at]), abs=1e-5)
+
+
 def test_noise_depends_on_seed_and_index_alone() -> None:
     seeds, indices = np.array([5, 5, 6, 5], dtype=np.uint64), np.array([0, 1, 0, 0], dtype=np.uint64)
     noise = exponential(seeds, indices, 50, CPU)
