@@ -113,7 +113,7 @@ def extract(
 
     Example: openmimo data extract pages/ -o documents.jsonl
     """
-    from openmimo.data.pipeline import extract_to
+    from openmimo.data.extract import extract_to
 
     _exist(inputs)
     _tell(extract_to(inputs, out), json)
@@ -129,7 +129,7 @@ def dedup(
 
     Example: openmimo data dedup a.jsonl b.parquet -o kept.jsonl
     """
-    from openmimo.data.pipeline import dedup_to
+    from openmimo.data.dedup import dedup_to
 
     _exist(inputs)
     _tell(dedup_to(inputs, out), json)

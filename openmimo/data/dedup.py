@@ -9,7 +9,7 @@ reads files but `dedup_to`; a pipeline gives `copies_of` the signatures that its
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,10 @@ def cluster(keys_NB: NDArray[np.uint64]) -> NDArray[np.int64]:
     """
     n, bands = keys_NB.shape
     parent = np.arange(n, dtype=np.int64)
-    alone = ~keys_NB.any(axis=1)
+    alone_N: NDArray[np.bool_] = np.equal(keys_NB.max(axis=1, initial=0), 0)
     for band in range(bands):
         order = np.argsort(keys_NB[:, band], kind="stable").astype(np.int64)
-        order = order[~alone[order]]
+        order = order[~alone_N[order]]
         _join_runs(np.ascontiguousarray(keys_NB[:, band]), order, parent)
     _flatten(parent)
     return parent
@@ -129,12 +129,13 @@ def keep_best(keyed: pa.Table, labels: NDArray[np.int64], reason: str) -> pa.Tab
         if label not in best or rank(i) < rank(best[label]):
             best[label] = i
     winners = [best[label] for label in labels.tolist()]
+    details = [None if w == i else f"kept {ids[w]} {urls[w]}".strip() for i, w in enumerate(winners)]
     return pa.table(
         {
             "cluster_id": pa.array([ids[w] for w in winners], pa.string()),
             "cluster_size": pa.array([total[label] for label in labels.tolist()], pa.int64()),
             "dropped": pa.array([None if w == i else reason for i, w in enumerate(winners)], pa.string()),
-            "detail": pa.array([None if w == i else f"kept {ids[w]} {urls[w]}".strip() for i, w in enumerate(winners)], pa.string()),
+            "detail": pa.array(details, pa.string()),
         }
     )  # fmt: skip
 
@@ -212,10 +213,7 @@ def write_rows(tables: Iterable[pa.Table], out: Path) -> None:
     """
     import os
 
-    writers: dict[str, Callable[[Iterable[pa.Table], Path], None]] = {
-        ".jsonl": _write_jsonl,
-        ".parquet": _write_parquet,
-    }
+    writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
     if out.suffix not in writers:
         raise ValueError(f"cannot write {out}: expected a name that ends in .jsonl or .parquet")
     out.parent.mkdir(parents=True, exist_ok=True)

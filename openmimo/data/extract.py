@@ -11,12 +11,13 @@ from __future__ import annotations
 import html as html_entities
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from openmimo.data.dom import inside, outermost
 from openmimo.data.mathml import clean_tex, mathml_to_tex
 from openmimo.data.read import DOCUMENT, Page
 from openmimo.types import Document
@@ -207,7 +208,7 @@ class Saved:
 
         # A block eats the blanks around it; an inline formula keeps them.
         text = re.sub(rf"([ \t]*){self.prefix}(\d+)Q([ \t]*)", piece, text)
-        text = re.sub(r"\n*\x00\n*\x00\n*|\n*\x00\n*", lambda m: "\n\n" if m.group().count("\n") > 2 else "\n", text)
+        text = re.sub(r"\n*\x00\n*\x00\n*|\n*\x00\n*", lambda m: "\n\n" if m.group().count("\n") >= 2 else "\n", text)
         return text
 
 
@@ -226,13 +227,10 @@ _NOT_A_LANGUAGE = frozenset("default none plain text plaintext notranslate nohig
 
 def save_code(tree: Any, saved: Saved) -> None:
     """Replace every code block by a placeholder for its exact text between fences."""
-    for block in tree.css(f"{_CODE_TABLES}, pre, listing, xmp"):
-        if _inside(block, ("pre", "listing", "xmp")) or _detached(block):
-            continue
+    for block in outermost(tree, f"{_CODE_TABLES}, pre, listing, xmp"):
         language = _code_language(block)
-        for gutter in block.css(_GUTTERS):
-            if gutter.mem_id != block.mem_id:
-                gutter.decompose()
+        for gutter in outermost(block, _GUTTERS):
+            gutter.decompose()
         for line_break in block.css("br"):
             line_break.replace_with("\n")
         pres = block.css("pre") if block.tag == "table" else []
@@ -291,9 +289,13 @@ _IMAGE_HOSTS = re.compile(
     re.IGNORECASE,
 )
 _IMAGE_CLASSES = frozenset(
-    "math tex latex mathimg mathimage mwe-math-fallback-image-inline mwe-math-fallback-image-display ql-img-inline-formula "
-    "ql-img-displayed-equation wp-katex-eq formula equation".split()
+    "math tex latex mathimg mathimage mwe-math-fallback-image-inline mwe-math-fallback-image-display "
+    "ql-img-inline-formula ql-img-displayed-equation wp-katex-eq formula equation".split()
 )
+_IMAGE_STYLE = re.compile(
+    r"^(?:(?:\\(?:inline|displaystyle|dpi\{\d+\}|bg_\w+|fn_\w+|normalsize|large|huge|small|tiny|LARGE)\b|from=|&)\s*)+"
+)
+"""What TeX image services take before the formula itself."""
 _TEXISH = re.compile(r"\\[a-zA-Z]{2,}|[_^]\{|\\frac|[A-Za-z0-9)]\s*[\^_]\s*[A-Za-z0-9{]|=")
 _NO_FORMULAS_IN = ("code", "pre", "script", "style", "textarea", "kbd", "samp", "title", "noscript")
 _DELIMITED = re.compile(
@@ -303,7 +305,7 @@ _DELIMITED = re.compile(
     r"|(?<![\\$\w])\$(?P<single>[^\s$](?:[^$\n]{0,300}?[^\s$\\])?)\$(?![\d$])",
     re.DOTALL,
 )
-_HINTS = ("\\(", "\\[", "$", "\\begin{")
+_HINT = re.compile(r"\$|\\[\[(]|\\begin\{")
 
 
 def save_formulas(tree: Any, saved: Saved, source: str) -> None:
@@ -317,26 +319,24 @@ def save_formulas(tree: Any, saved: Saved, source: str) -> None:
     if "mwe-math" in source:
         _wikipedia(tree, saved)
     if "<math" in source or "<m:math" in source:
-        for node in tree.css("math"):
-            if not _detached(node):
-                _put(tree, node, saved, mathml_to_tex(node), display=_is_display(node))
+        for node in outermost(tree, "math"):
+            _put(node, saved, mathml_to_tex(node), display=_is_display(node))
     if "<img" in source:
         for node in tree.css("img"):
-            _image(tree, node, saved)
-    if any(hint in source for hint in _HINTS):
+            _image(node, saved)
+    if _HINT.search(source):
         _delimited(tree, saved)
 
 
-def _put(tree: Any, node: Any, saved: Saved, tex: str, *, display: bool) -> None:
+def _put(node: Any, saved: Saved, tex: str, *, display: bool) -> None:
     if tex:
         node.replace_with(f" {saved.formula(tex, display=True)} " if display else saved.formula(tex, display=False))
 
 
 def _mathjax2(tree: Any, saved: Saved) -> None:
-    rendered = ".MathJax_Preview, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_SVG_Display, .MathJax_CHTML, .MJXc-display"
-    for node in tree.css(rendered):
-        if node.tag != "script" and not _detached(node):
-            node.decompose()
+    rendered = ".MathJax_Preview, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_SVG_Display, .MathJax_CHTML"
+    for node in outermost(tree, rendered):
+        node.decompose()
     for node in tree.css('script[type^="math/"]'):
         kind = (node.attributes.get("type") or "").lower()
         if kind.startswith("math/mml"):
@@ -346,18 +346,16 @@ def _mathjax2(tree: Any, saved: Saved) -> None:
             tex = mathml_to_tex(inner) if inner is not None else ""
         else:
             tex = clean_tex(re.sub(r"^%\s*<!\[CDATA\[|\]\]>\s*$", "", html_entities.unescape(node.text()).strip()))
-        _put(tree, node, saved, tex, display="mode=display" in kind.replace(" ", ""))
+        _put(node, saved, tex, display="mode=display" in kind.replace(" ", ""))
 
 
 def _mathjax3(tree: Any, saved: Saved) -> None:
-    for node in tree.css("mjx-container, .MathJax_SVG, .MathJax_CHTML"):
-        if _detached(node):
-            continue
+    for node in outermost(tree, "mjx-container, .MathJax_SVG, .MathJax_CHTML"):
         math = node.css_first("mjx-assistive-mml math, .MJX_Assistive_MathML math, math")
         tex = mathml_to_tex(math) if math is not None else ""
         tex = tex or clean_tex(node.attributes.get("data-latex") or _data_latex(node) or _mjx_characters(node))
         display = node.attributes.get("display") == "true" or _is_display(math)
-        _put(tree, node, saved, tex, display=display)
+        _put(node, saved, tex, display=display)
 
 
 def _data_latex(node: Any) -> str:
@@ -379,29 +377,23 @@ def _mjx_characters(node: Any) -> str:
 
 def _katex(tree: Any, saved: Saved) -> None:
     for selector, display in ((".katex-display", True), (".katex-block", True), (".katex", False)):
-        for node in tree.css(selector):
-            if _detached(node):
-                continue
+        for node in outermost(tree, selector):
             math = node.css_first("math")
             tex = mathml_to_tex(math) if math is not None else ""
             error = node.attributes.get("data-tex") or node.attributes.get("data-expr") or ""
-            _put(tree, node, saved, tex or clean_tex(error), display=display or _is_display(math))
+            _put(node, saved, tex or clean_tex(error), display=display or _is_display(math))
 
 
 def _wikipedia(tree: Any, saved: Saved) -> None:
-    for node in tree.css(".mwe-math-element"):
-        if _detached(node):
-            continue
+    for node in outermost(tree, ".mwe-math-element"):
         math, image = node.css_first("math"), node.css_first("img")
         tex = mathml_to_tex(math) if math is not None else ""
         tex = tex or clean_tex((image.attributes.get("alt") if image is not None else "") or "")
         marks = "mwe-math-fallback-image-display" in (node.html or "") or "mwe-math-mathml-display" in (node.html or "")
-        _put(tree, node, saved, tex, display=marks or _is_display(math))
+        _put(node, saved, tex, display=marks or _is_display(math))
 
 
-def _image(tree: Any, node: Any, saved: Saved) -> None:
-    if _detached(node):
-        return
+def _image(node: Any, saved: Saved) -> None:
     attributes = node.attributes
     source = attributes.get("src") or attributes.get("data-src") or ""
     classes = set((attributes.get("class") or "").split())
@@ -411,15 +403,9 @@ def _image(tree: Any, node: Any, saved: Saved) -> None:
     named = bool(classes & _IMAGE_CLASSES) or bool(_IMAGE_HOSTS.search(source))
     if named and (tex := clean_tex(from_address or alt)):
         display = "displaystyle" in tex or any("display" in c for c in classes) or _alone_in_block(node)
-        _put(
-            tree,
-            node,
-            saved,
-            re.sub(r"^\\(?:inline|displaystyle|dpi\{\d+\}|bg_\w+|large|small)\s*", "", tex),
-            display=display,
-        )
+        _put(node, saved, _IMAGE_STYLE.sub("", tex), display=display)
     elif re.search(r"\\[a-zA-Z]{2,}|[_^]\{|\$.+\$", alt) and len(alt) < 2000:
-        _put(tree, node, saved, clean_tex(alt), display=_alone_in_block(node))
+        _put(node, saved, clean_tex(alt), display=_alone_in_block(node))
 
 
 def _tex_in_address(source: str) -> str:
@@ -432,12 +418,7 @@ def _tex_in_address(source: str) -> str:
     if "codecogs" in parts.netloc or "cgi" in parts.path or "upmath" in parts.netloc or "math.now" in parts.netloc:
         tail = source.split("?", 1)[1] if "?" in source else parts.path.rsplit("/", 1)[-1]
         tex = unquote(tail.replace("&space;", " "))
-        for _ in range(4):
-            tex = re.sub(
-                r"^(?:\\(?:inline|dpi\{\d+\}|bg_\w+|fn_\w+|large|huge|small|tiny|LARGE|normalsize)|from=|&)\s*",
-                "",
-                tex.strip(),
-            )
+        tex = _IMAGE_STYLE.sub("", tex.strip())
         return clean_tex(_plus(tex))
     return ""
 
@@ -451,10 +432,10 @@ def _delimited(tree: Any, saved: Saved) -> None:
     nodes = [
         node
         for node in tree.body.traverse(include_text=True)
-        if node.tag == "-text" and any(hint in (node.text_content or "") for hint in _HINTS)
+        if node.tag == "-text" and _HINT.search(node.text_content or "")
     ]
     for node in nodes:
-        if _inside(node, _NO_FORMULAS_IN):
+        if inside(node, _NO_FORMULAS_IN):
             continue
         text = node.text_content or ""
         replaced = _DELIMITED.sub(lambda match: _delimited_piece(match, saved), text)
@@ -495,22 +476,6 @@ def _alone_in_block(node: Any) -> bool:
         and not (parent.text() or "").strip()
         and len(parent.css("img")) == 1
     )
-
-
-def _inside(node: Any, tags: Sequence[str]) -> bool:
-    parent = node.parent
-    while parent is not None:
-        if parent.tag in tags:
-            return True
-        parent = parent.parent
-    return False
-
-
-def _detached(node: Any) -> bool:
-    """Whether an ancestor of this node has left the tree in this pass."""
-    while node.parent is not None:
-        node = node.parent
-    return node.tag not in ("-document", "html", "#document", None) and node.tag != "-undef"
 
 
 # ---- what a page says of itself ------------------------------------------------------------------------------------
@@ -554,8 +519,11 @@ def _tags(tree: Any) -> dict[str, Any]:
 def _clean(text: str) -> str:
     """No-break spaces are spaces, no NUL, at most one blank line in a row outside of fences."""
     text = text.replace("\xa0", " ").replace("\r\n", "\n").replace("\x00", "")
-    keep: Callable[[str], str] = lambda piece: re.sub(
-        r"\n[ \t]*(?:\n[ \t]*)+\n", "\n\n", re.sub(r"[ \t]+\n", "\n", piece)
-    )
     parts = re.split(r"(^(?P<f>`{3,})[^\n]*\n.*?^(?P=f)$)", text, flags=re.MULTILINE | re.DOTALL)
-    return "".join(part if i % 3 == 1 else "" if i % 3 == 2 else keep(part) for i, part in enumerate(parts)).strip()
+    return "".join(
+        part if i % 3 == 1 else "" if i % 3 == 2 else _few_blank_lines(part) for i, part in enumerate(parts)
+    ).strip()
+
+
+def _few_blank_lines(text: str) -> str:
+    return re.sub(r"\n[ \t]*(?:\n[ \t]*)+\n", "\n\n", re.sub(r"[ \t]+\n", "\n", text))

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from openmimo.data.dom import outermost, without_nested
+
 Role = Literal["question", "answer", "comment", "post"]
 
 
@@ -95,9 +97,8 @@ def _score(node: Any) -> int | None:
 def _inner(node: Any, *chrome: str) -> str:
     """A body's markup without what surrounds the words."""
     for selector in chrome:
-        for part in node.css(selector):
-            if part.mem_id != node.mem_id:
-                part.decompose()
+        for part in outermost(node, selector):
+            part.decompose()
     return node.html or ""
 
 
@@ -105,14 +106,14 @@ def _stack_exchange(tree: Any) -> Iterator[Post]:
     question = tree.css_first("#question, .question[data-questionid]")
     if question is None or tree.css_first(".js-post-body, .post-text, .s-prose") is None:
         return
-    for node, role in [(question, "question"), *((n, "answer") for n in tree.css("div.answer"))]:
+    for node, role in [(question, "question"), *((n, "answer") for n in outermost(tree, "div.answer"))]:
         body = node.css_first(".js-post-body, .post-text, .s-prose")
         if body is None:
             continue
         votes = node.css_first(".js-vote-count, .vote-count-post")
         accepted = "accepted-answer" in (node.attributes.get("class") or "")
         yield Post("question" if role == "question" else "answer", _inner(body), _score(votes), accepted)
-        for comment in node.css("li.comment, .comments-list .comment, tr.comment"):
+        for comment in outermost(node, "li.comment, .comments-list .comment, tr.comment"):
             words = comment.css_first(".comment-copy")
             if words is not None:
                 count = comment.css_first(".comment-score span, .comment-score .cool, .comment-score")
@@ -120,44 +121,39 @@ def _stack_exchange(tree: Any) -> Iterator[Post]:
 
 
 def _discourse(tree: Any) -> Iterator[Post]:
-    nodes = tree.css("div.crawler-post, div.topic-body.crawler-post") or tree.css(
-        "article[data-post-id], .topic-post article"
-    )
+    nodes = outermost(tree, "div.crawler-post") or outermost(tree, "article[data-post-id], .topic-post article")
     question = tree.css_first("[itemtype*='QAPage'], [itemtype*='schema.org/Question']") is not None
     for number, node in enumerate(nodes):
         body = node.css_first(".post[itemprop='text'], .post[itemprop='articleBody'], .cooked, .post")
         if body is None:
             continue
-        accepted = (
-            "accepted-answer" in (node.attributes.get("class") or "") or node.css_first(".accepted-answer") is not None
-        )
+        own = node.attributes.get("class") or ""
+        accepted = "accepted-answer" in own or node.css_first(".accepted-answer") is not None
         later: Role = "answer" if question or accepted else "post"
         likes = node.css_first("[itemprop='userInteractionCount'], .post-likes, .like-count")
-        yield Post("question" if question and number == 0 else "post" if number == 0 else later,
-                   _inner(body, ".meta .title", ".lightbox .meta", "aside.quote .title"), _score(likes), accepted)  # fmt: skip
+        first: Role = "question" if question else "post"
+        words = _inner(body, ".meta .title", ".lightbox .meta", "aside.quote .title")
+        yield Post(later if number else first, words, _score(likes), accepted)
 
 
 def _github(tree: Any) -> Iterator[Post]:
+    if tree.css_first(".js-issue-title, .js-discussion, .timeline-comment, [data-testid='issue-body']") is None:
+        return
     body = tree.css_first("[data-testid='issue-body'] .markdown-body, [data-testid='issue-body']")
     if body is not None:  # the page as it is served since 2024
         yield Post("question", _inner(body, "[data-testid='issue-body-header']", "h2.sr-only"))
-        for node in tree.css(".react-issue-comment .markdown-body, [data-testid='comment-body'] .markdown-body"):
+        for node in outermost(tree, ".react-issue-comment .markdown-body, [data-testid='comment-body'] .markdown-body"):
             yield Post("comment", _inner(node))
         return
-    nodes = tree.css(
-        ".js-discussion .timeline-comment .comment-body, .js-comment-container .comment-body, .js-comment-body"
-    )
-    seen: set[int] = set()
-    for node in nodes:
-        if node.mem_id not in seen:
-            seen.add(node.mem_id)
-            yield Post("comment" if len(seen) > 1 else "question", _inner(node))
+    for number, node in enumerate(outermost(tree, ".comment-body, .js-comment-body")):
+        if node.css_first("form, textarea") is None:
+            yield Post("comment" if number else "question", _inner(node))
 
 
 def _phpbb(tree: Any) -> Iterator[Post]:
     if tree.css_first("#phpbb, body.section-viewtopic, div.postbody .content") is None:
         return
-    for node in tree.css("div.post .postbody, div.postbody"):
+    for node in outermost(tree, "div.postbody"):
         body = node.css_first(".content")
         if body is not None:
             yield Post("post", _inner(body, ".signature", "blockquote cite", ".notice"))
@@ -182,7 +178,7 @@ _BOARDS = (  # (posts, their bodies): vBulletin 3-5, XenForo 1-2, MyBB, SMF, Inv
 def _other_boards(tree: Any) -> Iterator[Post]:
     for posts, body in _BOARDS:
         bodies, seen = [], set()
-        for node in tree.css(posts):
+        for node in outermost(tree, posts):
             found = node.css_first(body)
             if found is not None and found.mem_id not in seen:
                 seen.add(found.mem_id)
@@ -220,14 +216,14 @@ def _repeated_blocks(tree: Any) -> Iterator[Post]:
     """Unknown boards: at least three blocks of one class that names a post's body, holding much of the page's words."""
     groups: dict[str, list[Any]] = {}
     for node in tree.css("div[class], td[class], section[class], li[class], article[class]"):
-        classes = node.attributes.get("class") or ""
-        match = _GENERIC.search(classes)
+        match = _GENERIC.search(node.attributes.get("class") or "")
         if match:
-            groups.setdefault(f"{node.tag}.{match.group(0).strip()}", []).append(node)
+            group = groups.setdefault(f"{node.tag}.{match.group(0).strip()}", [])
+            group.append(node)
     if not groups:
         return
     whole = len(tree.body.text() or "")
-    best = max(groups.values(), key=lambda nodes: sum(len(n.text() or "") for n in nodes))
+    best = max(map(without_nested, groups.values()), key=lambda nodes: sum(len(n.text() or "") for n in nodes))
     if len(best) >= 3 and sum(len(n.text() or "") for n in best) * 2 > whole:
         for node in best:
             yield Post("post", _inner(node, ".signature"))

@@ -7,6 +7,7 @@ spaces every character is a word, so shingles there are character n-grams. Shape
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -116,7 +117,7 @@ def _chunks(texts: Sequence[str]) -> list[tuple[int, int]]:
             size = 0
     if borders[-1] != len(texts):
         borders.append(len(texts))
-    return list(zip(borders, borders[1:], strict=False))
+    return list(itertools.pairwise(borders))
 
 
 def _splitmix(x: int) -> int:

@@ -52,7 +52,8 @@ def _lines(page: Any) -> list[Line]:
         for i in range(textpage.count_rects()):
             left, bottom, right, top = textpage.get_rect(i)
             text = textpage.get_text_bounded(left, bottom, right, top)
-            text = re.sub(r"[\r\n\x00\ufffe]+", " ", text.replace("\ufffe", "-")).strip()
+            # pdfium writes a hyphen at a line's end as U+0002 or U+FFFE
+            text = re.sub(r"[\r\n\x00]+", " ", re.sub("[\x02\ufffe]", "-", text)).strip()
             if text:
                 pieces.append(Line(left, bottom, right, top, text))
     finally:
@@ -72,8 +73,10 @@ def merge_pieces(pieces: list[Line]) -> list[Line]:
             # Sub- and superscripts overlap their line by less than the letters of a word do.
             if overlap > 0.3 * min(last.top - last.bottom, piece.top - piece.bottom) and -height < gap < 1.5 * height:
                 glue = " " if gap > 0.15 * height and not last.text.endswith(" ") else ""
-                rows[-1] = Line(min(last.left, piece.left), min(last.bottom, piece.bottom), max(last.right, piece.right),
-                                max(last.top, piece.top), last.text + glue + piece.text)  # fmt: skip
+                rows[-1] = Line(
+                    min(last.left, piece.left), min(last.bottom, piece.bottom),
+                    max(last.right, piece.right), max(last.top, piece.top), last.text + glue + piece.text,
+                )  # fmt: skip
                 continue
         rows.append(piece)
     return rows
@@ -86,7 +89,7 @@ def reading_order(lines: list[Line]) -> list[Line]:
     heights = sorted(line.top - line.bottom for line in lines)
     height = heights[len(heights) // 2] or 1.0
     columns = _split(lines, lambda line: (line.left, line.right), 0.8 * height)
-    # A gutter that no line crosses splits into columns only if both sides are columns of text, not a label and its line.
+    # A gutter that no line crosses splits into columns only if both sides are text, not a label and its line.
     if len(columns) > 1 and min(len(part) for part in columns) >= 3:
         return [line for part in columns for line in reading_order(part)]
     bands = _split(lines, lambda line: (-line.top, -line.bottom), 0.3 * height)
@@ -131,16 +134,19 @@ def drop_running_heads(pages: list[list[Line]]) -> list[list[Line]]:
     """Without the first and last lines that repeat over at least three pages (digits apart), and bare page numbers."""
     if len(pages) < 3:
         return pages
-    counts = Counter(
-        key for page in pages for key in {_head_key(line) for line in [*sorted(page, key=lambda x: -x.top)[:2], *sorted(page, key=lambda x: x.bottom)[:2]]}
-    )  # fmt: skip
+    counts = Counter(key for page in pages for key in {_head_key(line) for line in _edges(page)})
     repeated = {key for key, number in counts.items() if number >= max(3, len(pages) // 3)}
     kept = []
     for page in pages:
-        by_height = sorted(page, key=lambda line: -line.top)
-        edges = {id(line) for line in [*by_height[:2], *by_height[-2:]]}
+        edges = {id(line) for line in _edges(page)}
         kept.append([line for line in page if not (id(line) in edges and _head_key(line) in repeated)])
     return kept
+
+
+def _edges(page: list[Line]) -> list[Line]:
+    """The two highest and the two lowest lines."""
+    by_height = sorted(page, key=lambda line: -line.top)
+    return [*by_height[:2], *by_height[2:][-2:]]
 
 
 def _head_key(line: Line) -> str:
@@ -148,7 +154,7 @@ def _head_key(line: Line) -> str:
 
 
 def join_paragraphs(lines: list[Line | None]) -> str:
-    """Lines to text: a gap or an indent starts a paragraph, a hyphen at a line's end joins its word; None ends a page."""
+    """Lines to text: a gap or an indent starts a paragraph, a hyphen at a line's end joins its word."""
     out = ""
     last: Line | None = None
     for line in lines:
@@ -182,5 +188,5 @@ def _new_paragraph(last: Line, line: Line) -> bool:
 
 
 def _code_like(line: Line) -> bool:
-    return bool(re.search(r"[;{}]\s*$|^\s*(?:def|class|for|while|if|return|import|from|#include|//)\b.*[:;(){}]?$", line.text)
-                and re.search(r"[(){};=]", line.text))  # fmt: skip
+    starts = r"^\s*(?:def|class|for|while|if|return|import|from|#include|//)\b.*[:;(){}]?$"
+    return bool(re.search(rf"[;{{}}]\s*$|{starts}", line.text) and re.search(r"[(){};=]", line.text))

@@ -41,7 +41,7 @@ FORMAT = 1
 
 SAMPLES = 5  # ours: rows kept to look at, per stage and reason
 SAMPLE_CHARACTERS = 400
-BYTES_PER_PART = 64_000_000  # ours: a part of pages closes early at this size, so memory stays bounded
+ROWS_AT_ONCE, BYTES_AT_ONCE = 8192, 64_000_000  # ours: pages that reading holds in memory
 
 INPUT_SCHEMA = pa.schema([("path", pa.string()), ("name", pa.string())])
 """What the first stage gets: one file to read a row."""
@@ -86,8 +86,8 @@ class Stage:
 
     name: str
     run: Callable[[pa.Table], pa.Table | Iterable[pa.Table]]
-    """Rows in, the same rows out in the same order; one with a reason in column `dropped` ends here, `detail` says more.
-    The first stage gets INPUT_SCHEMA rows and returns pages, as one table or several."""
+    """Rows in, the same rows out in the same order; one with a reason in column `dropped` ends here, `detail` says
+    more. The first stage gets INPUT_SCHEMA rows and returns pages, as one table or several."""
     config: dict[str, Any]
     """All that `run` depends on besides its rows, as plain JSON: its fingerprint decides what is done again."""
     whole: bool = False
@@ -125,13 +125,13 @@ def stages(config: DataConfig, *, held_out: Sequence[str], tag: Callable[[pa.Tab
 
     Args:
         held_out: texts of evaluation problems; none means nothing to decontaminate against.
-        tag: all documents in, the columns `tags`, `dropped` and `detail` out; None leaves documents untagged. It is told apart by
-            config.tagger and its name, not by its code.
+        tag: all documents in, the columns `tags`, `dropped` and `detail` out; None leaves documents untagged.
+            It is told apart by config.tagger and its name, not by its code.
     """
     hashes = {"bands": config.bands, "rows": config.rows, "ngram": config.shingle_words}
     problems = {"ngram": config.contamination_words, "held_out": _digest("\n\x00".join(held_out))}
     listed = [
-        Stage("read", partial(read_stage, documents_per_part=config.documents_per_shard), {}),
+        Stage("read", read_stage, {}),
         Stage("extract", extract_stage, {}, processes=True),
         Stage("url-copies", _drop_url_copies, {}, whole=True, prepare=_url_keys),
         Stage("near-copies", _drop_near_copies, hashes, whole=True, prepare=partial(_minhash_keys, **hashes)),
@@ -150,7 +150,7 @@ def run_pipeline(
         inputs: files or folders, see `read.list_files`.
         out: folder, made if missing; one run at a time.
         seed: draws the samples.
-        documents_per_shard: part of the first fingerprint; the read stage must have been built with the same.
+        documents_per_shard: rows a part at most; the first stage's output is cut so, and later parts follow it.
 
     Raises:
         ValueError: for a missing input, two stages of one name, another run in `out`, a damaged part, or a stage that
@@ -179,7 +179,7 @@ def run_pipeline(
         parts: list[Path] = []
         for number, stage in enumerate(stages):
             key = fingerprint({"after": key, "stage": stage.name, "config": stage.config})
-            step = _Step(stage, out / stage.name, key, seed, first=number == 0)
+            step = _Step(stage, out / stage.name, key, seed, cut=0 if number else documents_per_shard)
             manifest = step.finished() or step.execute(tables)
             parts = [step.folder / part["file"] for part in manifest["parts"]]
             tables = list(parts)
@@ -234,8 +234,8 @@ def read_documents(funnel: Funnel) -> Iterator[pa.Table]:
 # ---- the stages ----------------------------------------------------------------------------------------------------
 
 
-def read_stage(files: pa.Table, *, documents_per_part: int) -> Iterator[pa.Table]:
-    """Files to pages; what could not be read is a dropped row."""
+def read_stage(files: pa.Table) -> Iterator[pa.Table]:
+    """Files to pages, a bounded table at a time; what could not be read is a dropped row."""
     from openmimo.data.read import broken_collector, read_file
 
     schema = pa.schema([*PAGE_SCHEMA, *DROP_FIELDS])
@@ -248,7 +248,7 @@ def read_stage(files: pa.Table, *, documents_per_part: int) -> Iterator[pa.Table
                 {"url": page.url, "content": page.content, "media_type": page.media_type, "source": page.source}
             )
             size += len(page.content)
-            if len(rows) >= documents_per_part or size >= BYTES_PER_PART:
+            if len(rows) >= ROWS_AT_ONCE or size >= BYTES_AT_ONCE:
                 yield pa.Table.from_pylist(rows, schema=schema)
                 rows, size = [], 0
     rows += [{"url": name, "dropped": "broken input", "detail": reason} for name, reason in broken]
@@ -342,7 +342,8 @@ class _Step:
     folder: Path
     key: str
     seed: int
-    first: bool
+    cut: int
+    """Rows a part, for the first stage; 0 for a later one, whose parts follow its input."""
 
     def finished(self) -> dict[str, Any] | None:
         """The manifest, if this very stage is complete and its files are there."""
@@ -451,8 +452,9 @@ class _Step:
 def _run_part(step: _Step, number: int, table: Path | pa.Table) -> str:
     rows = _load(table)
     results = step.stage.run(rows)
-    if step.first:
-        step.publish("", number, [results] if isinstance(results, pa.Table) else results)
+    if step.cut:
+        tables = [results] if isinstance(results, pa.Table) else results
+        step.publish("", number, (t.slice(i, step.cut) for t in tables for i in range(0, max(t.num_rows, 1), step.cut)))
         return ""
     result = _one_table(results)
     if result.num_rows != rows.num_rows:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import itertools
 import json
 import os
 import pkgutil
@@ -19,6 +20,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 FILE_NAME = "pages.warc.gz"
 MIN_DESCRIPTION_BYTES = 2000
@@ -87,7 +89,8 @@ def _child() -> None:
     """Runs in the child process: render, order, write, fsync."""
     request = json.loads(sys.stdin.read())
     failed: list[str] = []
-    pages = sorted([*_module_pages(failed), *_description_pages()])[: request["max_pages"]]
+    every = itertools.chain(sorted(_description_pages()), _module_pages(failed))  # in the order of their URLs
+    pages = list(itertools.islice(every, request["max_pages"]))
     with open(request["out"], "wb") as file:
         info = json.dumps({"pages": len(pages), "failed": sorted(failed)}, sort_keys=True).encode()
         file.write(warc_record("warcinfo", f"urn:openmimo:snapshot:{len(pages)}", info, "application/json"))
@@ -119,7 +122,7 @@ def _module_pages(failed: list[str]) -> Iterator[tuple[str, str]]:
 
     names = sorted(n for n in sys.stdlib_module_names if not n.startswith("_") and n not in SKIPPED_MODULES)
     neutral = _neutral_paths()
-    for name in sorted([*names, *(sub for name in names for sub in _submodules(name))]):
+    for name in sorted([*names, *(sub for top in names for sub in _submodules(top))], key=_module_url):
         try:
             module = importlib.import_module(name)
             page = pydoc.html.page(name, pydoc.html.document(module, name))
@@ -128,7 +131,11 @@ def _module_pages(failed: list[str]) -> Iterator[tuple[str, str]]:
             continue
         for path, stand_in in neutral:
             page = page.replace(path, stand_in)
-        yield f"http://pydoc.localhost/{name}.html", _ADDRESS.sub("", page)
+        yield _module_url(name), _ADDRESS.sub("", page)
+
+
+def _module_url(name: str) -> str:
+    return f"http://pydoc.localhost/{name}.html"
 
 
 def _submodules(name: str) -> list[str]:
@@ -155,13 +162,14 @@ def _description_pages() -> Iterator[tuple[str, str]]:
     markdown = MarkdownIt("commonmark").enable("table")
     seen: set[str] = set()
     for package in importlib.metadata.distributions():
-        name = (package.metadata["Name"] or "").lower()
-        text = package.metadata.get("Description") or str(package.metadata.get_payload() or "")
+        facts: Any = package.metadata  # a message, though typed as less
+        name = (facts["Name"] or "").lower()
+        text = facts.get("Description") or str(facts.get_payload() or "")
         if not name or name in seen or len(text.encode("utf-8", "replace")) < MIN_DESCRIPTION_BYTES:
             continue
         seen.add(name)
-        title = html.escape(f"{package.metadata['Name']} {package.version}")
-        summary = html.escape(package.metadata.get("Summary") or "")
+        title = html.escape(f"{facts['Name']} {package.version}")
+        summary = html.escape(facts.get("Summary") or "")
         page = (
             f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>\n<body>'
             f"<header><p>{summary}</p></header>\n<main><article>\n{markdown.render(text)}</article></main></body></html>\n"

@@ -10,9 +10,9 @@ import re
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 TRACKING_PARAMETERS = frozenset(
-    "fbclid gclid gclsrc dclid gbraid wbraid msclkid yclid ysclid twclid igshid igsh mc_cid mc_eid mkt_tok _ga _gl _hsenc "
-    "_hsmi hsctatracking vero_id vero_conv oly_anon_id oly_enc_id rb_clickid s_cid wickedid ref_src ref_url spm scm "
-    "cmpid ncid zanpid trk trkcampaign sc_campaign __twitter_impression".split()
+    "fbclid gclid gclsrc dclid gbraid wbraid msclkid yclid ysclid twclid igshid igsh mc_cid mc_eid mkt_tok _ga _gl "
+    "_hsenc _hsmi hsctatracking vero_id vero_conv oly_anon_id oly_enc_id rb_clickid s_cid "
+    "wickedid ref_src ref_url spm scm cmpid ncid zanpid trk trkcampaign sc_campaign __twitter_impression".split()
 )
 TRACKING_PREFIXES = ("utm_", "pk_", "mtm_", "piwik_", "hsa_", "at_campaign", "at_medium", "ga_")
 SESSION_PARAMETERS = frozenset(
@@ -29,7 +29,7 @@ _UNRESERVED_PATH = "/:@!$&'()*+,;=-._~"
 def canonical_url(url: str) -> str:
     """The key under which copies of one page meet.
 
-    Idempotent. A string that is no absolute URL with a host (a file name, a `urn:`) comes back stripped, else unchanged.
+    Idempotent. A string that is no absolute URL with a host (a file name, a `urn:`) comes back stripped.
     """
     url = url.strip()
     try:
@@ -69,11 +69,12 @@ def _path(path: str) -> str:
 
 def _escape(part: str) -> str:
     """Percent-escapes in one spelling: what needs none is written plain, the rest in capitals; `%2F` stays itself."""
+    keep = "surrogateescape"
     pieces = re.split(r"(%2[fF]|%25|%3[fF]|%23)", part)
     return "".join(
-        p.upper() if i % 2 else quote(unquote(p, errors="surrogateescape"), safe=_UNRESERVED_PATH, errors="surrogateescape")
-        for i, p in enumerate(pieces)
-    )  # fmt: skip
+        piece.upper() if i % 2 else quote(unquote(piece, errors=keep), safe=_UNRESERVED_PATH, errors=keep)
+        for i, piece in enumerate(pieces)
+    )
 
 
 def _query(query: str) -> str:
