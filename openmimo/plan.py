@@ -13,6 +13,9 @@ from openmimo.recipes import Recipe
 from openmimo.train.pretrain import PretrainConfig, count_steps, settings_at
 
 
+HEADERS = {"learning_rate": "rate", "batch_sequences": "batch", "mtp_weight": "MTP", "rope_theta": "RoPE base"}
+
+
 def plan_of(recipe: Recipe) -> dict[str, Any]:
     """Plain JSON: parameters, FLOPs per token at each context, one schedule row a boundary."""
     trunk, mtp = recipe.model.num_parameters()
@@ -101,7 +104,7 @@ def table(plan: dict[str, Any]) -> None:
         )
     rows = Table(title="pre-training schedule")
     for name in plan["schedule"][0]:
-        rows.add_column(name, justify="right")
+        rows.add_column(HEADERS.get(name, name), justify="right", no_wrap=True)
     for row in plan["schedule"]:
         rows.add_row(*(f"{v:,.6g}" if isinstance(v, float) else f"{v:,}" for v in row.values()))
     console.print(rows)
