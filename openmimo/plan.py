@@ -89,6 +89,7 @@ def steps_before(config: PretrainConfig, tokens: float) -> int:
 
 def table(plan: dict[str, Any]) -> None:
     """Print a plan for a person."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -102,11 +103,11 @@ def table(plan: dict[str, Any]) -> None:
         console.print(
             f"FLOPs a token at {int(context):,}: " + ", ".join(f"{k} {v / 1e9:.4g} G" for k, v in flops.items())
         )
-    rows = Table(title="pre-training schedule")
+    rows = Table(title="pre-training schedule", box=box.SIMPLE, padding=(0, 0))
     for name in plan["schedule"][0]:
         rows.add_column(HEADERS.get(name, name), justify="right", no_wrap=True)
     for row in plan["schedule"]:
-        rows.add_row(*(f"{v:,.6g}" if isinstance(v, float) else f"{v:,}" for v in row.values()))
+        rows.add_row(*(f"{v:,.5g}" if isinstance(v, float) else f"{v:,}" for v in row.values()))
     console.print(rows)
     rl = plan["rl"]
     console.print(
