@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from math import comb
 from statistics import NormalDist, fmean
 
-
 Z = NormalDist().inv_cdf(0.975)
 
 
