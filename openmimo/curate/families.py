@@ -88,9 +88,8 @@ def solve_chain(drawn: Drawn, style: Style, rng: random.Random) -> str:
             values[name] = (values[name] + rng.choice((1, 2, 8, 9))) % 10
         # Every token follows from what stands just before it: copy the equation, look its variables up, work it out.
         looked_up = "".join(f"{v} = {values[v]}, " for v in dict.fromkeys((left, right)) if v in values)
-        lines.append(
-            f"{name} = {left} {operator} {right}, {looked_up}{a} {operator} {b} = {values[name]}, {name} = {values[name]}"
-        )
+        worked_out = f"{a} {operator} {b} = {values[name]}, {name} = {values[name]}"
+        lines.append(f"{name} = {left} {operator} {right}, {looked_up}{worked_out}")
     return "<think> " + "; ".join(lines) + f" </think> \\boxed{{{values[drawn.plan[-1][0]]}}}"
 
 

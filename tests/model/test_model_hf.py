@@ -188,7 +188,7 @@ def test_a_folder_that_is_none_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.json is not JSON"):
         load_folder(folder)
     (folder / "config.json").write_text('{"model_type": "mimo"}')
-    with pytest.raises(ValueError, match=r"config\.json lacks hidden_size"):
+    with pytest.raises(ValueError, match=r"config\.json lacks vocab_size"):
         load_folder(folder)
 
 
