@@ -2,8 +2,8 @@
 
 An assert `f(arguments) == literal` is carried where JSON can say the same: arguments without tuples, sets or keys that
 are no text, since the program would be given something else. The judge's default checker then asks for what the assert
-asks for, save that it takes a list for a tuple and no 0 for False. A problem is taken whole or left out with its reason, so
-that no benchmark grows easier by the tests it lost.
+asks for, save that it takes a list for a tuple and no 0 for False. A problem is taken whole or left out with its
+reason, so that no benchmark grows easier by the tests it lost.
 """
 
 from __future__ import annotations
