@@ -113,7 +113,7 @@ def extract(
 
     Example: openmimo data extract pages/ -o documents.jsonl
     """
-    from openmimo.data.pipeline import extract_to
+    from openmimo.data.extract import extract_to
 
     _exist(inputs)
     _tell(extract_to(inputs, out), json)
@@ -129,7 +129,7 @@ def dedup(
 
     Example: openmimo data dedup a.jsonl b.parquet -o kept.jsonl
     """
-    from openmimo.data.pipeline import dedup_to
+    from openmimo.data.dedup import dedup_to
 
     _exist(inputs)
     _tell(dedup_to(inputs, out), json)
@@ -241,15 +241,15 @@ def serve(
 @app.command()
 def judge(
     problems: Annotated[Path, typer.Argument(help="problems JSONL: id, prompt, kind, answer or tests")],
-    responses: Annotated[Path, typer.Argument(help="responses JSONL: id (of the problem), text")],
+    responses: Annotated[Path, typer.Argument(help="responses JSONL: id (of the problem), response")],
     workers: Annotated[int, typer.Option(help="judge processes")] = 2,
     json: Json = False,
 ) -> None:
-    """Judge responses against problems.
+    """Judge responses against problems: status and detail of each, in the order of the responses.
 
     Example: openmimo judge runs/tiny/data/problems/held_out.jsonl responses.jsonl --json
     """
-    from openmimo.judge.pool import judge_rows
+    from openmimo.judge.rows import judge_rows
     from openmimo.rows import read_problems, read_rows
 
     rows = judge_rows(read_problems(problems), list(read_rows(responses)), num_workers=workers)

@@ -23,11 +23,12 @@ def examine() -> list[dict[str, Any]]:
 def show(findings: list[dict[str, Any]]) -> None:
     """Print findings for a person."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("", "status", "detail", "fix")
     for row in findings:
-        table.add_row(row["what"], row["status"], row["detail"], row["fix"])
+        table.add_row(*(escape(row[name]) for name in ("what", "status", "detail", "fix")))
     Console().print(table)
 
 
@@ -64,7 +65,7 @@ def _disk() -> dict[str, Any]:
 
 
 def _isolation() -> dict[str, Any]:
-    from openmimo.judge.sandbox.limits import isolation
+    from openmimo.judge.sandbox.supervisor import isolation
 
     found = isolation()
     lacking = [name for name, has in found.items() if not has]

@@ -12,6 +12,8 @@ from openmimo.model.config import MiMoConfig
 from openmimo.recipes import Recipe
 from openmimo.train.pretrain import PretrainConfig, count_steps, settings_at
 
+HEADERS = {"learning_rate": "rate", "batch_sequences": "batch", "mtp_weight": "MTP", "rope_theta": "RoPE base"}
+
 
 def plan_of(recipe: Recipe) -> dict[str, Any]:
     """Plain JSON: parameters, FLOPs per token at each context, one schedule row a boundary."""
@@ -86,6 +88,7 @@ def steps_before(config: PretrainConfig, tokens: float) -> int:
 
 def table(plan: dict[str, Any]) -> None:
     """Print a plan for a person."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -99,11 +102,11 @@ def table(plan: dict[str, Any]) -> None:
         console.print(
             f"FLOPs a token at {int(context):,}: " + ", ".join(f"{k} {v / 1e9:.4g} G" for k, v in flops.items())
         )
-    rows = Table(title="pre-training schedule")
+    rows = Table(title="pre-training schedule", box=box.SIMPLE, padding=(0, 0))
     for name in plan["schedule"][0]:
-        rows.add_column(name, justify="right")
+        rows.add_column(HEADERS.get(name, name), justify="right", no_wrap=True)
     for row in plan["schedule"]:
-        rows.add_row(*(f"{v:,.6g}" if isinstance(v, float) else f"{v:,}" for v in row.values()))
+        rows.add_row(*(f"{v:,.5g}" if isinstance(v, float) else f"{v:,}" for v in row.values()))
     console.print(rows)
     rl = plan["rl"]
     console.print(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from openmimo.checkpoint import sync_folder
+from openmimo.config import nearest
 from openmimo.types import Document, Problem, UnitTest
 
 
@@ -61,17 +62,39 @@ def read_problems(path: Path) -> list[Problem]:
 
 
 def problem_from(row: Mapping[str, Any], where: str = "problem") -> Problem:
-    """A problem from its row: id, prompt, kind, and answer (maths) or tests (code); the rest as `types.Problem`."""
+    """A problem from its row: id, prompt, kind, and answer (maths) or tests (code); the rest as `types.Problem`.
+
+    Raises:
+        ValueError: naming `where` and the field at fault.
+    """
     names = [f.name for f in dataclasses.fields(Problem)]
-    missing = [name for name in ("id", "prompt", "kind") if name not in row]
-    unknown = [name for name in row if name not in names]
-    if missing or unknown:
-        wrong = f"lacks {missing[0]!r}" if missing else f"has unknown field {unknown[0]!r}"
-        raise ValueError(f"{where} {wrong}; the fields are {', '.join(names)}")
+    for name in row:
+        if name not in names:
+            raise ValueError(f"{where} has unknown field {name!r}; the nearest is {nearest(name, names)!r}")
+    for name in ("id", "prompt", "kind"):
+        if name not in row:
+            raise ValueError(f"{where} lacks {name!r}; the fields are {', '.join(names)}")
+    for name, value in row.items():
+        if name != "tests" and not isinstance(value, str):
+            raise ValueError(f"{where}: {name} must be text, got {str(value)[:80]!r}")
     if row["kind"] not in ("math", "code"):
         raise ValueError(f"{where} has kind {row['kind']!r}; math and code are known")
-    tests = tuple(UnitTest(**test) for test in row.get("tests") or ())
-    return Problem(**{**row, "tests": tests})
+    tests = row.get("tests") or ()
+    if not isinstance(tests, (list, tuple)):
+        raise ValueError(f"{where}: tests must be a list, got {str(tests)[:80]!r}")
+    return Problem(**{**row, "tests": tuple(_test_from(test, where) for test in tests)})
+
+
+def _test_from(row: Any, where: str) -> UnitTest:
+    try:
+        test = UnitTest(**row)
+    except TypeError as error:
+        raise ValueError(f"{where}: a test has input, expected and maybe level, got {str(row)[:80]}") from error
+    if not (isinstance(test.input, str) and isinstance(test.expected, str)):
+        raise ValueError(f"{where}: a test's input and expected must be text, got {str(row)[:80]}")
+    if test.level is not None and (not isinstance(test.level, int) or test.level < 0):
+        raise ValueError(f"{where}: a test's level must be 0 or more, or null, got {test.level!r}")
+    return test
 
 
 def document_from(row: Mapping[str, Any]) -> Document:

@@ -84,7 +84,6 @@ def test_the_nouns_need_only_the_standard_library() -> None:
 
 def test_the_judge_never_imports_torch() -> None:
     for path in (ROOT / "judge").rglob("*.py"):
-        assert "torch" not in path.read_text(encoding="utf-8").replace("never imports torch", "").split("import ")[-1]
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

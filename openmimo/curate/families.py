@@ -89,8 +89,10 @@ def solve_chain(drawn: Drawn, style: Style, rng: random.Random) -> str:
             values[name] = (values[name] + rng.choice((1, 2, 8, 9))) % 10
         # Every token follows from what stands just before it: copy the equation, look its variables up, work it out.
         looked_up = "".join(f"{v} = {values[v]}, " for v in dict.fromkeys((left, right)) if v in values)
-        worked_out = f"{a} {operator} {b} = {values[name]}, {name} = {values[name]}"
-        lines.append(f"{name} = {left} {operator} {right}, {looked_up}{worked_out}")
+        lines.append(
+            f"{name} = {left} {operator} {right}, {looked_up}{a} {operator} {b} = {values[name]}, "
+            f"{name} = {values[name]}"
+        )
     return "<think> " + "; ".join(lines) + f" </think> \\boxed{{{values[drawn.plan[-1][0]]}}}"
 
 
@@ -158,7 +160,7 @@ def draw_pipeline(rng: random.Random, difficulty: int) -> Drawn:
     tests = []
     for n in range(NUM_TESTS):
         # Short, plain lists first and longer, wider ones later: what a wrong program passes differs.
-        xs = [rng.randrange(0, 6 + 2 * n) for _ in range(n // 2 + (n > 0))]
+        xs = [rng.randrange(0, 6 + 2 * n) for _ in range(2 + 2 * n // 3)]
         out = list(xs)
         for clause, k in steps:
             out = clause.run(out, k)

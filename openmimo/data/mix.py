@@ -137,7 +137,7 @@ class _Source:
             ids = self.shard.document(document)[start : start + take]
             row.append(Sample(ids.tolist()))
             if start + take < len(self.shard.document(document)):
-                self._window.insert(at, (document, start + take))
+                self._window.append((document, start + take))  # its turn comes again: no page fills rows on end
             self.read_tokens += take
             room -= take
         return row
@@ -159,5 +159,8 @@ class _Source:
                 order = list(range(len(self.shard)))
                 random.Random(f"{self._seed}:{self.shard.source}:{epoch}").shuffle(order)
                 self._order = (epoch, order)
-            self._window.append((self._order[1][at], 0))
+            document = self._order[1][at]
+            if any(document == pending for pending, _ in self._window):
+                break  # read to its end before it begins again: a few long books would else give their heads alone
+            self._window.append((document, 0))
             self._next += 1

@@ -125,8 +125,8 @@ def stages(config: DataConfig, *, held_out: Sequence[str], tag: Callable[[pa.Tab
 
     Args:
         held_out: texts of evaluation problems; none means nothing to decontaminate against.
-        tag: all documents in, the columns `tags`, `dropped` and `detail` out; None leaves documents untagged. It is
-            told apart by config.tagger and its name, not by its code.
+        tag: all documents in, the columns `tags`, `dropped` and `detail` out; None leaves documents untagged.
+            It is told apart by config.tagger and its name, not by its code.
     """
     hashes = {"bands": config.bands, "rows": config.rows, "ngram": config.shingle_words}
     problems = {"ngram": config.contamination_words, "held_out": _digest("\n\x00".join(held_out))}

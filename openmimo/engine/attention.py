@@ -27,9 +27,9 @@ from torch import Tensor
 
 from openmimo.model.mimo import Attend
 
-ROW_MULTIPLE = 16
+ROW_MULTIPLE = 8
 """Rows come in multiples of this. MKL multiplies fewer than four rows by another routine with other rounding, and
-vector code handles a remainder of fewer than 16 floats apart."""
+vector code handles a remainder of fewer than 8 doubles (16 floats: model widths are even) apart, rounding otherwise."""
 
 _GATHER_ROWS = 64
 """Rows gathered at a time away from the compiled loop: bounds its memory."""

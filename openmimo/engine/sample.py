@@ -24,6 +24,8 @@ from openmimo.types import Sampling
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
+_WIDTHS = (8, 64)
+"""Largest logits looked at for top-k and top-p before all are: a peaked distribution needs few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +113,33 @@ def _scaled(logits_MV: Tensor, draws: Draws) -> Tensor:
 
 
 def _filtered(scaled_MV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Top-k, then top-p of what is left: -inf below the last value kept, so values equal to it stay too."""
     vocab_size = scaled_MV.shape[1]
-    top_k = [sampling.top_k if sampling.temperature and sampling.top_k else vocab_size for sampling in samplings]
-    top_p = [sampling.top_p if sampling.temperature and sampling.top_p < 1.0 else math.inf for sampling in samplings]
-    sorted_MV, order_MV = scaled_MV.sort(dim=-1, descending=True, stable=True)
-    out_MV = torch.arange(vocab_size, device=scaled_MV.device) >= _column(top_k, vocab_size, scaled_MV)
-    sorted_MV = sorted_MV.masked_fill(out_MV, -math.inf)
-    probability_MV = sorted_MV.double().softmax(-1)
-    before_MV = probability_MV.cumsum(-1) - probability_MV  # the token that crosses top_p stays
-    sorted_MV = sorted_MV.masked_fill(before_MV >= _column(top_p, math.inf, probability_MV), -math.inf)
-    return torch.empty_like(sorted_MV).scatter_(1, order_MV, sorted_MV)
+    filtered = [m for m, s in enumerate(samplings) if s.temperature and (s.top_k or s.top_p < 1.0)]
+    top_k_M1 = torch.tensor([[samplings[m].top_k or vocab_size] for m in filtered], device=scaled_MV.device)
+    top_p_M1 = torch.tensor([[samplings[m].top_p] for m in filtered], dtype=torch.float64, device=scaled_MV.device)
+    rows_M = torch.tensor(filtered, device=scaled_MV.device)
+    least_MV = scaled_MV.new_full((scaled_MV.shape[0], 1), -math.inf)
+    scaled_MV = scaled_MV.contiguous()
+    top_M1 = scaled_MV[rows_M].amax(-1, keepdim=True)
+    total_M1 = (scaled_MV[rows_M].double() - top_M1).exp_().sum(-1, keepdim=True)
+    for width in (*(w for w in _WIDTHS if w < vocab_size), vocab_size):
+        largest_MW = scaled_MV[rows_M].topk(width).values
+        mass_MW = (largest_MW.double() - largest_MW[:, :1]).exp_().cumsum(-1)
+        # With top-k the distribution that top-p cuts is the top-k one.
+        within_M1 = mass_MW.gather(1, top_k_M1.clamp(max=width) - 1)
+        within_M1 = torch.where(top_k_M1 < vocab_size, within_M1, total_M1)
+        rank_W = torch.arange(width, device=scaled_MV.device)
+        before_MW = torch.cat((torch.zeros_like(mass_MW[:, :1]), mass_MW[:, :-1]), dim=-1)
+        # The token that crosses top_p stays; top_p = 1 keeps all, whatever the sum's rounding.
+        keep_MW = (rank_W < top_k_M1) & ((before_MW < top_p_M1 * within_M1) | (top_p_M1 == 1.0))
+        least_MV[rows_M] = largest_MW.gather(1, keep_MW.sum(-1, keepdim=True) - 1)
+        # Done where something in sight fell out, and the top-k total was in sight.
+        more_M = keep_MW[:, -1] | ((top_k_M1[:, 0] > width) & (top_k_M1[:, 0] < vocab_size))
+        if width == vocab_size or not bool(more_M.any()):
+            break
+        rows_M, top_k_M1, top_p_M1, total_M1 = rows_M[more_M], top_k_M1[more_M], top_p_M1[more_M], total_M1[more_M]
+    return scaled_MV.masked_fill(scaled_MV < least_MV, -math.inf)
 
 
 def _noise(logits_MV: Tensor, draws: Draws) -> Tensor:

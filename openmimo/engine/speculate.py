@@ -9,8 +9,8 @@ noise of its (seed, index), as without speculation, and a draft is kept if it is
 for token the one that plain decoding gives, at any temperature, and its distribution is the model's. Drafts are drawn
 with the same noise, which makes agreement likely: its probability is at least (1 - d) / (1 + d), d the total variation
 distance of the two distributions. Rejection sampling (accept with probability min(1, p / q), else draw from the
-residual) would accept 1 - d; it gains nothing in greedy decoding and little elsewhere, and makes tokens depend on the
-drafter and on where a round of drafts begins.
+residual) would accept 1 - d: nothing more in greedy decoding, 3 to 6 points more where measured on random logits; but
+it makes tokens depend on the drafter and on where a round of drafts begins.
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
 """A judge over HTTP, for boxes without a model (MiMo 3.4.1, dedicated judge servers).
 
 POST /judge {"problem": {...}, "response": "..."} -> verdict; GET /health; GET /metrics for Prometheus. Rows as in
-`files.py`. It has no authentication: keep it on a private network.
+`openmimo/rows.py`. It has no authentication: keep it on a private network.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from openmimo.judge.files import problem_from_row, verdict_to_row
 from openmimo.judge.pool import JudgeConfig, JudgePool
+from openmimo.rows import problem_from
 
 
 def create_app(config: JudgeConfig | None = None, *, num_workers: int | None = None) -> Any:
@@ -44,14 +45,14 @@ def create_app(config: JudgeConfig | None = None, *, num_workers: int | None = N
         if not isinstance(body.get("problem"), dict) or not isinstance(body.get("response"), str):
             raise HTTPException(422, "expected {problem: object, response: text}")
         try:
-            problem = problem_from_row(body["problem"])
+            problem = problem_from(body["problem"])
             future = pools[0].submit(problem, body["response"])
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         verdict = await asyncio.wrap_future(future)
         verdicts.labels(problem.kind, verdict.status).inc()
         seconds.labels(problem.kind).observe(time.monotonic() - started_s)
-        return verdict_to_row(verdict)
+        return dataclasses.asdict(verdict)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

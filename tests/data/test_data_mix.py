@@ -127,6 +127,18 @@ def test_a_document_longer_than_a_row_is_cut_and_loses_nothing() -> None:
     assert set(range(48)) <= set(seen)
 
 
+def test_a_few_long_documents_are_read_to_their_ends_before_they_begin_again() -> None:
+    documents = [list(range(1000 * n, 1000 * n + 160)) for n in range(3)]
+    mixture = Mixture({"a": shard("a", documents)}, seed=0)
+    seen: Counter[int] = Counter()
+    for _ in range(100):
+        seen.update(mixture.rows(1, 16, {"a": 1}).token_ids.flatten().tolist())
+        for document in documents:
+            times = [seen[token] for token in document]
+            assert max(times) - min(times) <= 1
+    assert min(seen.values()) >= 2 and len(seen) == 480
+
+
 def test_a_source_asked_for_more_than_its_epochs_is_refused() -> None:
     mixture = Mixture({"a": shard("a", [[1] * 16] * 4), "b": shard("b", [[2] * 16] * 4)}, seed=0, max_epochs={"a": 2})
     mixture.rows(8, 16, {"a": 1})

@@ -7,8 +7,11 @@ import time
 
 import pytest
 
-from openmimo.judge.files import judge_file
+from openmimo.cli import main
 from openmimo.judge.pool import JudgeConfig, JudgePool
+from openmimo.judge.rows import judge_rows
+from openmimo.judge.sandbox.supervisor import isolation
+from openmimo.rows import problem_from
 from openmimo.types import Problem, UnitTest
 
 ADD = Problem("add", "", "code", tests=(UnitTest("[1, 2]", "3"), UnitTest("[5, 5]", "10")), entry_point="add")
@@ -54,43 +57,84 @@ def test_a_problem_that_cannot_be_judged_is_refused_at_once():
         JudgePool(1, JudgeConfig(wall_s=-1))
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
+HALF_ROW = {"id": "m", "prompt": "half\u2028?", "kind": "math", "answer": "0.5"}
+ADD_ROW = {
+    "id": "c", "prompt": "", "kind": "code", "entry_point": "add", "tests": [{"input": "[1, 2]", "expected": "3"}],
+}  # fmt: skip
 
 
-def test_a_file_is_judged_in_order(tmp_path):
-    problems = write(
-        tmp_path / "problems.jsonl",
-        [
-            {"id": "m", "prompt": "half\u2028?", "kind": "math", "answer": "0.5"},
-            {"id": "c", "kind": "code", "entry_point": "add", "tests": [{"input": "[1, 2]", "expected": "3"}]},
-        ],
-    )
-    responses = write(
-        tmp_path / "responses.jsonl",
-        [{"id": "c", "response": GOOD}, {"id": "m", "response": "\\boxed{1}"}, {"id": "m", "response": "\\boxed{1/2}"}],
-    )
-    found = [(problem_id, verdict.status) for problem_id, verdict in judge_file(problems, responses)]
-    assert found == [("c", "accepted"), ("m", "wrong_answer"), ("m", "accepted")]
+def test_rows_are_judged_in_order():
+    responses = [
+        {"id": "c", "response": GOOD},
+        {"id": "m", "response": "\\boxed{1}"},
+        {"id": "m", "response": "\\boxed{1/2}"},
+    ]
+    found = judge_rows([problem_from(HALF_ROW), problem_from(ADD_ROW)], responses, num_workers=1)
+    assert [(row["id"], row["status"]) for row in found] == [
+        ("c", "accepted"), ("m", "wrong_answer"), ("m", "accepted")
+    ]  # fmt: skip
+    assert [test["status"] for test in found[0]["tests"]] == ["accepted"]
+    assert set(found[0]) == {"id", "status", "detail", "tests"}
+    json.dumps(found)
 
 
 @pytest.mark.parametrize(
-    ("problem", "response", "message"),
+    ("change", "message"),
     [
-        ({"id": "m", "kind": "math", "anwser": "1"}, {}, "jsonl:1: unknown field 'anwser'; the nearest is 'answer'"),
-        ({"id": "m", "kind": "maths"}, {}, "kind must be math or code, got 'maths'"),
-        ({"kind": "math"}, {}, "the field 'id' is missing"),
-        ({"id": "m", "kind": "code", "tests": [{"input": "1"}]}, {}, "a test needs input and expected"),
-        ({"id": "m", "kind": "math", "answer": "1"}, {"id": "n", "response": ""}, "no problem 'n'.*the nearest is 'm'"),
-        ({"id": "m", "kind": "math", "answer": "1"}, {"id": "m"}, "needs the texts id and response"),
+        ({"anwser": "1"}, "unknown field 'anwser'; the nearest is 'answer'"),
+        ({"kind": "maths"}, "has kind 'maths'; math and code are known"),
+        ({"id": 7}, "id must be text, got '7'"),
+        ({"tests": 3}, "tests must be a list, got '3'"),
+        ({"tests": [{"input": "1"}]}, "a test has input, expected and maybe level, got"),
+        ({"tests": [{"input": "1", "expected": 2}]}, "input and expected must be text"),
+        ({"tests": [{"input": "1", "expected": "2", "level": -1}]}, "level must be 0 or more, or null, got -1"),
     ],
 )  # fmt: skip
-def test_bad_rows_are_refused_in_one_line(problem, response, message, tmp_path):
-    problems = write(tmp_path / "problems.jsonl", [problem])
-    responses = write(tmp_path / "responses.jsonl", [response])
+def test_a_bad_problem_is_refused_in_one_line(change, message):
     with pytest.raises(ValueError, match=message):
-        list(judge_file(problems, responses))
+        problem_from({**HALF_ROW, **change})
+
+
+@pytest.mark.parametrize(
+    ("problems", "response", "message"),
+    [
+        ([HALF], {"id": "hafl", "response": ""}, "response 1: no problem 'hafl'; the nearest is 'half'"),
+        ([HALF], {"id": "half"}, "response 1 needs the texts id and response"),
+        ([HALF], {"id": "half", "response": 3}, "response 1 needs the texts id and response"),
+        ([HALF, HALF], {"id": "half", "response": ""}, "problem 'half' is there twice"),
+        ([], {"id": "half", "response": ""}, "no problem 'half'; the file of problems is empty"),
+    ],
+)  # fmt: skip
+def test_a_bad_response_is_refused_in_one_line(problems, response, message):
+    with pytest.raises(ValueError, match=message):
+        judge_rows(problems, [response], num_workers=1)
+
+
+def test_the_command_judges_files_and_names_what_is_wrong(tmp_path, capsys):
+    (tmp_path / "p.jsonl").write_text(json.dumps(HALF_ROW) + "\n", encoding="utf-8")
+    (tmp_path / "r.jsonl").write_text('{"id": "m", "response": "\\\\boxed{1/2}"}\n', encoding="utf-8")
+    with pytest.raises(SystemExit) as end:
+        main(["judge", str(tmp_path / "p.jsonl"), str(tmp_path / "r.jsonl"), "--json", "--workers", "1"])
+    assert end.value.code == 0
+    assert [row["status"] for row in json.loads(capsys.readouterr().out)] == ["accepted"]
+    (tmp_path / "r.jsonl").write_text('{"id": "n", "response": ""}\n', encoding="utf-8")
+    with pytest.raises(SystemExit) as end:
+        main(["judge", str(tmp_path / "p.jsonl"), str(tmp_path / "r.jsonl")])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1 and "no problem 'n'" in error
+
+
+def test_isolation_names_every_layer_and_is_quick():
+    started = time.monotonic()
+    found = isolation()
+    assert time.monotonic() - started < 10.0
+    assert list(found) == ["own user", "pid", "network", "ipc", "mount", "root"]
+    assert all(isinstance(has, bool) for has in found.values())
+
+
+def test_isolation_never_raises_where_nothing_can_start(monkeypatch):
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    assert not any(isolation().values())
 
 
 def test_the_server_judges_and_counts():
@@ -101,9 +145,8 @@ def test_the_server_judges_and_counts():
 
     with TestClient(create_app(num_workers=1)) as client:
         assert client.get("/health").json()["status"] == "ok"
-        problem = {"id": "c", "kind": "code", "entry_point": "add", "tests": [{"input": "[1, 2]", "expected": "3"}]}
-        verdict = client.post("/judge", json={"problem": problem, "response": GOOD}).json()
+        verdict = client.post("/judge", json={"problem": ADD_ROW, "response": GOOD}).json()
         assert verdict["status"] == "accepted" and verdict["tests"][0]["status"] == "accepted"
-        bad = client.post("/judge", json={"problem": {"id": "c", "kind": "code"}, "response": GOOD})
+        bad = client.post("/judge", json={"problem": {**ADD_ROW, "tests": []}, "response": GOOD})
         assert bad.status_code == 422 and "no tests" in bad.json()["detail"]
         assert 'kind="code",status="accepted"} 1.0' in client.get("/metrics").text

@@ -86,7 +86,7 @@ def main() -> None:
     warm_up()
     gc.collect()
     gc.freeze()
-    send(control, {"missing": home.missing, "error": probe(home)})
+    send(control, {"missing": home.missing, "uid": home.uid, "error": probe(home)})
     while True:
         message, fds = receive(control)
         if message is None:

@@ -1,0 +1,189 @@
+"""The whole system in miniature: one run, the same run killed in every stage, what both leave behind."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openmimo.log import read_metrics
+
+STAGES = ("data", "pretrain", "sft", "rl", "eval")
+
+
+def command(out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "openmimo", "run", "nano", "--out", str(out), "--seed", "0", *more]
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("nano") / "whole"
+    done = subprocess.run(command(out), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.fixture(scope="session")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same command, killed with -9 at a random moment of every stage, then run to its end."""
+    out = tmp_path_factory.mktemp("nano") / "killed"
+    rng = random.Random()
+    seed = rng.randrange(10**6)
+    print(f"kill seed {seed}")
+    rng.seed(seed)
+    for stage in STAGES:
+        process = subprocess.Popen(command(out), stderr=subprocess.PIPE, text=True, start_new_session=True)
+        assert process.stderr
+        for line in process.stderr:
+            if line.startswith(f"{stage}: begins"):
+                break
+        time.sleep(rng.uniform(0.0, {"data": 8.0, "pretrain": 3.0, "sft": 1.0, "rl": 6.0, "eval": 2.0}[stage]))
+        process.send_signal(signal.SIGKILL)
+        process.stderr.close()
+        process.wait()
+    done = subprocess.run(command(out), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def without_timing(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_timing(v) for k, v in value.items() if k != "timing"}
+    return [without_timing(v) for v in value] if isinstance(value, list) else value
+
+
+def test_a_run_killed_in_every_stage_ends_like_the_uninterrupted_one(whole: Path, killed: Path) -> None:
+    for name in ("summary.json",):
+        first, second = (json.loads((out / name).read_text()) for out in (whole, killed))
+        assert without_timing(first) == without_timing(second)
+    assert without_timing(read_metrics(whole)) == without_timing(read_metrics(killed))
+    for model in ("base", "sft", "rl"):
+        path = Path("models") / model / "model.safetensors"
+        assert (whole / path).read_bytes() == (killed / path).read_bytes(), model
+
+
+def test_each_step_stands_once_with_its_stage_tokens_and_loss(whole: Path) -> None:
+    rows = read_metrics(whole)
+    assert len({(row["stage"], row["step"]) for row in rows}) == len(rows)
+    by_stage = {stage: [r for r in rows if r["stage"] == stage] for stage in ("pretrain", "sft", "rl")}
+    assert len(by_stage["pretrain"]) >= 20 and len(by_stage["rl"]) >= 3 and by_stage["sft"]
+    for stage, found in by_stage.items():
+        assert [r["step"] for r in found] == list(range(len(found))), stage
+        assert all({"tokens", "loss", "timing"} <= set(r) for r in found), stage
+
+
+def test_the_summary_keeps_its_contract(whole: Path) -> None:
+    summary = json.loads((whole / "summary.json").read_text())
+    for name in ("base", "sft", "rl"):
+        for kind in ("math", "code"):
+            estimate = summary["accuracy"][name][kind]
+            assert set(estimate) == {"mean", "low", "high", "n"}
+            assert 0.0 <= estimate["low"] <= estimate["mean"] <= estimate["high"] <= 1.0 and estimate["n"] > 0
+        assert (whole / summary["checkpoints"][name] / "config.json").is_file()
+    assert 0.0 <= summary["acceptance"]["1"] <= 1.0
+    assert set(summary["timing"]) >= {"data", "pretrain", "sft", "rl"}
+
+
+def test_the_page_loads_nothing_from_the_network(whole: Path) -> None:
+    page = (whole / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
+    assert "nano" in page
+
+
+def test_a_finished_run_says_so_within_a_minute(whole: Path) -> None:
+    before = (whole / "summary.json").read_bytes()
+    started = time.monotonic()
+    done = subprocess.run(command(whole), capture_output=True, text=True)
+    assert done.returncode == 0 and time.monotonic() - started < 60
+    assert all(f"{stage}: done already" in done.stderr for stage in STAGES)
+    assert (whole / "summary.json").read_bytes() == before
+
+
+def test_another_seed_or_value_in_the_same_folder_is_refused(whole: Path) -> None:
+    for more, named in ((["--seed", "5"], "seed: 0 -> 5"), (["--set", "rl.steps=4"], "config.rl.steps: 3 -> 4")):
+        done = subprocess.run(command(whole, *more), capture_output=True, text=True)
+        assert done.returncode == 2 and named in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_stage_without_the_one_before_is_refused_by_name(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "openmimo", "sft", "nano", "--out", str(tmp_path / "x")], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "needs stage data first" in done.stderr
+
+
+def test_trained_folders_answer_chat_inspect_and_export(whole: Path, tmp_path: Path) -> None:
+    folder = str(whole / "models" / "rl")
+
+    def say(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run([sys.executable, "-m", "openmimo", *arguments], capture_output=True, text=True, **more)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    rows = json.loads(say("generate", folder, "Find b.", "--json", "-n", "2", "--draft-layers", "1").stdout)
+    plain = json.loads(say("generate", folder, "Find b.", "--json", "-n", "2").stdout)
+    assert rows == plain and len(rows) == 2
+    say("chat", folder, "--max-new-tokens", "8", input="Find b.\n\n")
+    facts = json.loads(say("checkpoint", "inspect", folder, "--json").stdout)
+    assert facts["mtp_layers"] == 1 and facts["missing"] == facts["unexpected"] == []
+    say("checkpoint", "export", folder, "-o", str(tmp_path / "q"), "--format", "qwen2")
+    config = json.loads((tmp_path / "q" / "config.json").read_text())
+    assert config["architectures"] == ["Qwen2ForCausalLM"] and (tmp_path / "q" / "tokenizer.json").is_file()
+
+
+def test_judging_a_file_of_responses(whole: Path, tmp_path: Path) -> None:
+    problems = whole / "data" / "problems" / "held_out.jsonl"
+    rows = [json.loads(line) for line in problems.read_bytes().split(b"\n") if line]
+    responses = [
+        {
+            "id": r["id"],
+            "response": f"\\boxed{{{r['answer']}}}" if r["kind"] == "math" else f"```python\n{r['solution']}\n```",
+        }
+        for r in rows
+    ]
+    path = tmp_path / "responses.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in responses))
+    done = subprocess.run(
+        [sys.executable, "-m", "openmimo", "judge", str(problems), str(path), "--json"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["status"] for row in json.loads(done.stdout)] == ["accepted"] * len(rows)
+
+
+def test_no_process_outlives_a_killed_run(killed: Path) -> None:
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert str(killed) not in listed
+    assert os.path.isdir(killed)
+
+
+def test_pages_of_ones_own_take_the_place_of_the_machines(tmp_path: Path) -> None:
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "one.html").write_text(
+        "<html><body><p>" + "A page about rivers and how they run. " * 30 + "</p></body></html>"
+    )
+    (pages / "broken.html").write_bytes(b"\xff\xfe\x00\x00<<<")
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "openmimo", "data", "nano", "--out", str(out), "--pages", str(pages), "--json"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)["data"]
+    assert facts["tokens"]["web"] > 50 and facts["funnel"]["extract"]["kept"] >= 601
+    assert not (out / "data" / "snapshot").exists()
+
+
+def test_missing_pages_are_named(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "openmimo", "data", "nano", "--out", str(tmp_path), "--pages", str(tmp_path / "nope")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "nope does not exist" in done.stderr and done.stderr.count("\n") == 1
