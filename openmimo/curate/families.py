@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -189,12 +190,8 @@ def _program(lines: list[str], result: str) -> str:
 
 
 def _inline(code: str, inner: str) -> str:
-    """The clause over an expression instead of the name xs."""
-    if code.startswith("xs"):
-        return inner + code[2:]
-    if code.endswith(" in xs]"):
-        return code[: -len("xs]")] + inner + "]"
-    return code.replace("in xs", f"in {inner}").replace("(xs", f"({inner}")
+    """The clause over an expression instead of the name xs, which stands in it once."""
+    return re.sub(r"\bxs\b", lambda _: inner, code)
 
 
 def _fence(code: str) -> str:
