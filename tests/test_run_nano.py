@@ -161,3 +161,29 @@ def test_no_process_outlives_a_killed_run(killed: Path) -> None:
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert str(killed) not in listed
     assert os.path.isdir(killed)
+
+
+def test_pages_of_ones_own_take_the_place_of_the_machines(tmp_path: Path) -> None:
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    (pages / "one.html").write_text(
+        "<html><body><p>" + "A page about rivers and how they run. " * 30 + "</p></body></html>"
+    )
+    (pages / "broken.html").write_bytes(b"\xff\xfe\x00\x00<<<")
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "openmimo", "data", "nano", "--out", str(out), "--pages", str(pages), "--json"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)["data"]
+    assert facts["tokens"]["web"] > 50 and facts["funnel"]["extract"]["kept"] >= 601
+    assert not (out / "data" / "snapshot").exists()
+
+
+def test_missing_pages_are_named(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "openmimo", "data", "nano", "--out", str(tmp_path / "r"), "--pages", str(tmp_path / "nope")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "nope does not exist" in done.stderr and done.stderr.count("\n") == 1

@@ -18,7 +18,7 @@ from openmimo.train.pretrain import PretrainConfig, StageConfig
 from openmimo.train.sft import SFTConfig
 
 CONTEXT, LONG_CONTEXT = 256, 512
-TOTAL = 2.0e6
+TOTAL = 2.2e6
 """Pre-training slots. MiMo's stages take 75 %, 17 % and 8 % of its tokens; here 60, 20 and 20."""
 
 
@@ -51,21 +51,21 @@ def tiny() -> Recipe:
             batch_ramp_multiple=1,
             mtp_weight=(Piece(0.45 * TOTAL, 0.3), Piece(TOTAL, 0.1)),  # MiMo 2.3: 0.3, then 0.1
             stages=(
-                StageConfig(0.6 * TOTAL, CONTEXT, 10_000.0, 8, {"web": 0.25, "lessons": 0.2, "problems": 0.55}),
-                StageConfig(0.8 * TOTAL, CONTEXT, 10_000.0, 8, {"web": 0.15, "lessons": 0.1, "problems": 0.75}),
+                StageConfig(0.6 * TOTAL, CONTEXT, 10_000.0, 8, {"web": 0.12, "lessons": 0.33, "problems": 0.55}),
+                StageConfig(0.8 * TOTAL, CONTEXT, 10_000.0, 8, {"web": 0.08, "lessons": 0.22, "problems": 0.7}),
                 StageConfig(  # longer context, larger RoPE base, synthetic responses in: MiMo 2.1, 2.3
                     TOTAL,
                     LONG_CONTEXT,
                     640_000.0,
                     4,
-                    {"web": 0.1, "lessons": 0.05, "problems": 0.6, "synthetic": 0.25},
+                    {"web": 0.05, "lessons": 0.1, "problems": 0.5, "synthetic": 0.35},
                 ),
             ),
             optim=OptimConfig(kind="muon", muon_ratio=20.0),
             checkpoint_every=100,
         ),
         sft=SFTConfig(
-            learning_rate=2e-4,
+            learning_rate=4e-4,
             warmup_steps=10,
             batch_rows=8,
             context=CONTEXT,

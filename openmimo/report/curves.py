@@ -18,7 +18,7 @@ from openmimo.report.figures import percent, short
 
 WIDTH, HEIGHT = 360, 200
 """Drawing units; about CSS pixels, so that text has its size on a phone too."""
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 16, 34
 NUM_BUCKETS = 240
 """Points drawn a line; more are averaged, with their range as a band."""
 NUM_DOTS = 40
@@ -117,14 +117,19 @@ def bucketed(values: Sequence[Point], num_buckets: int = NUM_BUCKETS) -> list[Bu
     return found
 
 
-def marks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round figures from at or below `low` to at or above `high`, in steps of 1, 2, 2.5 or 5 times a power of ten."""
+def marks(low: float, high: float, *, about: int = 4, whole: bool = False) -> list[float]:
+    """Round figures from at or below `low` to at or above `high`.
+
+    They are 1, 2, 2.5 or 5 times a power of ten apart; `whole` allows whole numbers alone.
+    """
     if not high > low:
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * power >= rough * 0.999)
+    if whole:
+        step = float(math.ceil(step))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [n * step for n in range(first, last + 1)]
 
@@ -137,7 +142,9 @@ def _x_axis(chart: Chart, xs: Sequence[float]) -> tuple[Callable[[float], float]
     low, high = min(xs), max(xs)
     if low == high:
         low, high = low - 0.5, high + 0.5
-    return (lambda x: LEFT + inner * (x - low) / (high - low)), [m for m in marks(low, high) if low <= m <= high]
+    return (lambda x: LEFT + inner * (x - low) / (high - low)), [
+        m for m in marks(low, high, whole=all(x == int(x) for x in xs)) if low <= m <= high
+    ]
 
 
 def _y_axis(
@@ -175,7 +182,7 @@ def _x_marks(x_of: Callable[[float], float], at: Sequence[float], text: Callable
 def _border(x: float, label: str) -> Markup:
     return Markup(
         '<line class="border" x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}"/><text class="border" x="{:.1f}" y="{}">{}</text>'
-    ).format(x, x, TOP, HEIGHT - BOTTOM, x + 3, TOP + 8, label)
+    ).format(x, x, TOP, HEIGHT - BOTTOM, x, TOP - 5, label)
 
 
 def _line(

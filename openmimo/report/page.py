@@ -89,6 +89,7 @@ def _parts(contents: Contents) -> dict[str, Any]:
         "families": tables.families(evaluations),
         "funnel": tables.funnel(contents.funnel),
         "sources": tables.sources(contents),
+        "kept": tables.kept(contents),
         "dropped": tables.dropped(contents.funnel),
         "shown": to_show(contents.samples),
         "names": NAMES,

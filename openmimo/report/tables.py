@@ -162,6 +162,23 @@ def sources(contents: Contents) -> Table | None:
     return Table(["source", "tokens", "epochs read"], rows)
 
 
+def kept(contents: Contents) -> Table | None:
+    """What was left of documents, conversations and problems before each training stage."""
+    state = contents.state
+    rows: list[list[Cell]] = []
+    if "sampled_down" in state.get("data", {}):
+        left, out = state["data"]["documents"], state["data"]["sampled_down"]
+        rows.append(["documents, sampled by quality", f"{left + out:,}", f"{left:,}", f"sampled out: {out:,}"])
+    for name, counts in (
+        ("SFT conversations", state.get("sft", {}).get("prepared")),
+        ("RL problems", state.get("rl", {}).get("problems")),
+    ):
+        if counts:
+            reasons = [f"{key}: {n:,}" for key, n in counts.items() if key not in ("in", "kept")]
+            rows.append([name, f"{counts['in']:,}", f"{counts['kept']:,}", ", ".join(reasons) or "–"])
+    return Table(["", "in", "kept", "dropped"], rows) if rows else None
+
+
 def rl_time(rows: Sequence[Mapping[str, Any]]) -> Table | None:
     """Where RL's seconds went, and what its rollouts cost beyond the batch."""
     timing = [row.get("timing", {}) for row in rows]
