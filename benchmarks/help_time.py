@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 NUM_RUNS = 11
 LIMIT_S = 0.5

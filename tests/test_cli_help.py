@@ -1,4 +1,4 @@
-"""The command line to a newcomer: every command shows an example; every mistake is one line that says what was meant."""
+"""The command line to a newcomer: every command shows an example, every mistake is one line that says what is right."""
 
 import subprocess
 import sys
