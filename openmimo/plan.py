@@ -12,7 +12,6 @@ from openmimo.model.config import MiMoConfig
 from openmimo.recipes import Recipe
 from openmimo.train.pretrain import PretrainConfig, count_steps, settings_at
 
-
 HEADERS = {"learning_rate": "rate", "batch_sequences": "batch", "mtp_weight": "MTP", "rope_theta": "RoPE base"}
 
 

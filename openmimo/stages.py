@@ -74,6 +74,9 @@ def run_stages(run: Run, recipe: Recipe, stages: Sequence[str] = STAGES) -> None
         # After a resume this is the last attempt's time alone.
         run.finish(name, {**result, "timing": {**result.get("timing", {}), "seconds": seconds}})
         say(f"{name}: done in {seconds:.0f} s")
+    if run.done("eval"):
+        write_summary(run)
+    render(run.folder)
 
 
 def data(run: Run, recipe: Recipe) -> dict[str, Any]:
@@ -235,21 +238,22 @@ def evaluation(run: Run, recipe: Recipe) -> dict[str, Any]:
             shown = found[name][0].groups[:: max(1, len(held_out) // recipe.eval.num_shown)]
             write_rows(run.folder / "samples" / f"{name}.jsonl", (_shown(group, chat) for group in shown))
     best = {name: max(rows, key=lambda e: e.mean()) for name, rows in found.items()}
-    write_summary(
-        run,
-        {
-            "accuracy": {name: rows[0].summary()["accuracy"] for name, rows in found.items()},
-            "acceptance": acceptance,
-            "checkpoints": CHECKPOINTS,
-            "gain": {
-                "rl_over_sft": gain(found["sft"][0], found["rl"][0]),
-                "rl_over_sft_best": gain(best["sft"], found["rl"][0]),
-                "sft_best_temperature": best["sft"].temperature,
-            },
-            "evaluations": {name: [e.summary() for e in rows] for name, rows in found.items()},
-        },
+    write_text(
+        run.folder / "evaluation.json",
+        json.dumps(
+            {
+                "accuracy": {name: rows[0].summary()["accuracy"] for name, rows in found.items()},
+                "acceptance": acceptance,
+                "checkpoints": CHECKPOINTS,
+                "gain": {
+                    "rl_over_sft": gain(found["sft"][0], found["rl"][0]),
+                    "rl_over_sft_best": gain(best["sft"], found["rl"][0]),
+                    "sft_best_temperature": best["sft"].temperature,
+                },
+                "evaluations": {name: [e.summary() for e in rows] for name, rows in found.items()},
+            }
+        ),
     )
-    render(run.folder)
     return {"problems": len(held_out)}
 
 
@@ -282,9 +286,10 @@ def show_summary(folder: Path) -> None:
     console.print(f"page: {folder / 'report.html'}")
 
 
-def write_summary(run: Run, results: dict[str, Any]) -> None:
-    """summary.json: the results, what each stage left behind, and, under `timing`, how long it took."""
+def write_summary(run: Run) -> None:
+    """summary.json: the evaluation, what each stage left behind, and, under `timing`, how long it took."""
     state = run.state()
+    results = json.loads((run.folder / "evaluation.json").read_text(encoding="utf-8"))
     write_text(
         run.folder / "summary.json",
         json.dumps(

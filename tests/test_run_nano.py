@@ -183,7 +183,7 @@ def test_pages_of_ones_own_take_the_place_of_the_machines(tmp_path: Path) -> Non
 
 def test_missing_pages_are_named(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "openmimo", "data", "nano", "--out", str(tmp_path / "r"), "--pages", str(tmp_path / "nope")],
+        [sys.executable, "-m", "openmimo", "data", "nano", "--out", str(tmp_path), "--pages", str(tmp_path / "nope")],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and "nope does not exist" in done.stderr and done.stderr.count("\n") == 1

@@ -159,7 +159,7 @@ def draw_pipeline(rng: random.Random, difficulty: int) -> Drawn:
     tests = []
     for n in range(NUM_TESTS):
         # Short, plain lists first and longer, wider ones later: what a wrong program passes differs.
-        xs = [rng.randrange(0, 6 + 2 * n) for _ in range(n // 2 + (n > 0))]
+        xs = [rng.randrange(0, 6 + 2 * n) for _ in range(2 + 2 * n // 3)]
         out = list(xs)
         for clause, k in steps:
             out = clause.run(out, k)

@@ -122,7 +122,7 @@ class _Source:
             ids = self.shard.document(document)[start : start + take]
             row.append(Sample(ids.tolist()))
             if start + take < len(self.shard.document(document)):
-                self._window.insert(at, (document, start + take))
+                self._window.append((document, start + take))  # its turn comes again: no page fills rows on end
             self.read_tokens += take
             room -= take
         return row

@@ -79,7 +79,7 @@ class Evaluation:
 
     def mean(self) -> float:
         """Mean accuracy over all problems."""
-        return average(self.correct(), resamples=40).mean
+        return average(self.correct()).mean
 
 
 def evaluate(

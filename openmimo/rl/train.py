@@ -146,7 +146,7 @@ def train(
             )
             clock.lap("rollout_s")
             samples = [to_samples(group, number) for number, group in enumerate(batch.groups)]
-            metrics, mismatch = update(state, samples, loss, config, seed=seed, step=step)
+            metrics = update(state, samples, loss, config, seed=seed, step=step)
             clock.lap("train_s")
             pool.apply(step, batch.prefix, draws)
             prior.update(batch.outcomes)
@@ -158,7 +158,7 @@ def train(
             log.step(
                 step,
                 tokens=state.tokens,
-                timing={**clock.laps, **cost(batch), "mismatch_kl": mismatch},
+                timing={**clock.laps, **cost(batch)},
                 **metrics,
                 **facts,
                 easy_pool=len(pool.easy),
@@ -203,11 +203,11 @@ def to_samples(group: Group, number: int) -> list[Sample]:
 
 def update(
     state: TrainState, groups: Sequence[list[Sample]], loss: Any, config: RLConfig, *, seed: int, step: int
-) -> tuple[dict[str, float], float]:
+) -> dict[str, float]:
     """Mini-batches of whole groups in a seeded order (decision 0011); means of their metrics.
 
     The old log-probabilities are the trainer's, for all mini-batches computed before the first update (decision 0019).
-    Also returns the mean KL estimate (k3) between the engine's and the trainer's.
+    `engine_kl` is the mean estimate (k3) of the KL between the engine's log-probabilities and the trainer's.
     """
     order = list(range(len(groups)))
     random.Random(f"{seed}:minibatch:{step}").shuffle(order)
@@ -238,7 +238,7 @@ def update(
         for name, value in metrics.items():
             collected[name].append(value)
     means = {name: fmean(values) for name, values in collected.items()}
-    return {"loss": 0.0, **means, "updates": len(minibatches)}, mismatch / max(tokens, 1.0)
+    return {"loss": 0.0, **means, "updates": len(minibatches), "engine_kl": mismatch / max(tokens, 1.0)}
 
 
 def describe(batch: BatchResult, config: RLConfig) -> dict[str, float]:
