@@ -1,0 +1,177 @@
+"""The command line to a newcomer: every command shows an example, every mistake is one line that says what is right."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from openmimo.cli import app, main
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """Every command and subcommand that --help shows, as words."""
+
+    def walk(command: object, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        for name, below in getattr(command, "commands", {}).items():
+            if not below.hidden:
+                yield (*words, name)
+                yield from walk(below, (*words, name))
+
+    yield from walk(typer.main.get_command(app), ())
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on stderr that a mistake ends in."""
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, ""), (code, out, err)
+    assert err.count("\n") == 1 and err.startswith("openmimo: ") and "Traceback" not in err, err
+    return err
+
+
+def test_the_commands_are_the_known_ones() -> None:
+    assert {words[0] for words in commands()} == set(
+        "run data pretrain sft rl eval generate chat serve judge checkpoint plan report doctor".split()
+    )
+
+
+@pytest.mark.parametrize("words", [(), *commands()], ids=" ".join)
+def test_help_shows_an_example_of_the_very_command(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, err = run(capsys, *words, "--help")
+    assert (code, err) == (0, "")
+    lines = [line.strip().removeprefix("Example: ") for line in out.split("\n")]
+    assert any(line.startswith(" ".join(("openmimo", *words))) for line in lines), out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong", "meant"),
+    [
+        (("runn", "tiny"), "runn", "run"),
+        (("pretrian", "tiny"), "pretrian", "pretrain"),
+        (("checkpoint", "inspct", "x"), "inspct", "inspect"),
+        (("data", "extrac"), "extrac", "extract"),
+        (("run", "tinny"), "tinny", "tiny"),
+        (("plan", "mimo7"), "mimo7", "mimo7b"),
+        (("data", "tinny"), "tinny", "tiny"),
+        (("plan", "nano", "--set", "rl.stepz=3"), "rl.stepz", "rl.steps"),
+        (("plan", "nano", "--set", "modle.hidden_size=3"), "modle.hidden_size", "model.hidden_size"),
+        (("checkpoint", "export", "x", "-o", "y", "--format", "qwen"), "qwen", "qwen2"),
+    ],
+)
+def test_a_wrong_name_is_repeated_with_the_nearest_right_one(
+    arguments: tuple[str, ...], wrong: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = mistake(capsys, *arguments)
+    assert repr(wrong) in line and f"the nearest is {meant!r}" in line, line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (("run", "nano", "--set", "rl.steps=three"), "rl.steps=three"),
+        (("run", "nano", "--set", "rl.steps"), "'rl.steps'"),
+        (("run", "nano", "--set", "rl=3"), "rl=3"),
+        (("run", "nano", "--seed", "x"), "--seed"),
+        (("run",), "recipe"),
+        (("run", "--nope"), "--nope"),
+    ],
+)
+def test_a_wrong_value_is_repeated_in_one_line(
+    arguments: tuple[str, ...], given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert given in mistake(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("data", "extract", "{wrong}", "-o", "out.jsonl"),
+        ("data", "dedup", "{wrong}", "-o", "out.jsonl"),
+        ("data", "nano", "--pages", "{wrong}", "--out", "out"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_a_missing_input_is_repeated_with_the_nearest_file_there(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "documents.jsonl").write_text('{"text": "a"}\n')
+    wrong, right = str(tmp_path / "document.jsonl"), str(tmp_path / "documents.jsonl")
+    line = mistake(capsys, *(word.format(wrong=wrong) for word in arguments))
+    assert wrong in line and f"the nearest is {right!r}" in line, line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["documents.jsonl"], "a refused command leaves nothing"
+
+
+NOT_NAMED = pytest.mark.xfail(strict=True, reason="the command line repeats the wrong name, not the nearest one")
+
+
+@NOT_NAMED
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (("judge", "document.jsonl", "documents.jsonl"), "documents.jsonl"),
+        (("checkpoint", "inspect", "document"), "documents.jsonl"),
+        (("run", "document.py:mine"), "documents.jsonl"),
+        (("data", "extrct", "documents.jsonl"), "extract"),
+    ],
+    ids=["judge", "checkpoint", "recipe file", "data subcommand with arguments"],
+)
+def test_the_nearest_name_is_offered_here_too(
+    arguments: tuple[str, ...],
+    meant: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "documents.jsonl").write_text("")
+    line = mistake(capsys, *arguments)
+    assert "the nearest is" in line and meant in line, line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("judge", "{wrong}", "{wrong}"),
+        ("generate", "{wrong}", "hello"),
+        ("chat", "{wrong}"),
+        ("serve", "{wrong}"),
+        ("checkpoint", "inspect", "{wrong}"),
+        ("checkpoint", "export", "{wrong}", "-o", "out"),
+        ("report", "{wrong}"),
+        ("run", "{wrong}.py:mine"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_every_missing_file_or_folder_is_repeated_in_one_line(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wrong = str(tmp_path / "nowhere")
+    assert wrong in mistake(capsys, *(word.format(wrong=wrong) for word in arguments))
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+def test_a_process_ends_with_code_2_and_one_line_and_help_without_torch() -> None:
+    wrong = subprocess.run([sys.executable, "-m", "openmimo", "runn"], capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "openmimo: unknown command 'runn'; the nearest is 'run'\n"
+    code = (
+        "import sys\nfrom openmimo.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'daft', 'numba', 'fastapi', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(' '.join(sorted(heavy)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
