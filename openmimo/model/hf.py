@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openmimo.checkpoint import sync_folder, write_text
+from openmimo.config import missing_file
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mimo import MiMo
 
@@ -114,6 +115,8 @@ def load_config(folder: Path) -> MiMoConfig:
         ValueError: if there is none, it is torn, of another architecture, or asks for what this model cannot do.
     """
     path = folder / "config.json"
+    if not folder.exists():
+        raise missing_file(folder)
     if not path.is_file():
         raise ValueError(f"{folder} is no model folder: config.json is missing")
     try:
