@@ -1,25 +1,16 @@
-"""The run's page: one HTML file that loads nothing from the network and can be opened while the run works.
-
-What a model or a web page wrote stands in it escaped, and a content security policy lets nothing run or load but the
-page's own style and script, named by their hashes.
-"""
+"""The run's page: one HTML file that loads nothing from the network and can be opened while the run works."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from openmimo.checkpoint import write_text
 from openmimo.report import panels, tables
 from openmimo.report.contents import Contents, read_contents
-from openmimo.report.curves import Chart, draw
-from openmimo.report.figures import duration, short
+from openmimo.report.curves import Chart, Drawn, draw
+from openmimo.report.html import fill
 from openmimo.report.panels import NAMES
 from openmimo.report.rollouts import to_show
 
@@ -37,29 +28,7 @@ def render(folder: Path) -> Path:
 
 def page(contents: Contents) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(short=short, duration=duration)
-    style, script = (environment.get_template(f"page.{kind}.jinja").render() for kind in ("css", "js"))
-    return environment.get_template("page.html.jinja").render(
-        style=Markup(style),
-        script=Markup(script),
-        policy="; ".join(
-            [
-                "default-src 'none'",
-                f"style-src {_hash(style)}",
-                f"script-src {_hash(script)}",
-                "base-uri 'none'",
-                "form-action 'none'",
-            ]
-        ),
-        **_parts(contents),
-    )
+    return fill("page.html.jinja", **_parts(contents))
 
 
 def _parts(contents: Contents) -> dict[str, Any]:
@@ -78,6 +47,7 @@ def _parts(contents: Contents) -> dict[str, Any]:
         "progress": tables.progress(contents),
         "finished": bool(contents.summary),
         "accuracy": tables.accuracy(contents.summary),
+        "accuracies": _drawn(panels.accuracies(contents.summary.get("accuracy") or {})),
         "gains": tables.gains(contents.summary),
         "times": times,
         "total_s": sum(seconds for _, seconds in times),
@@ -96,10 +66,6 @@ def _parts(contents: Contents) -> dict[str, Any]:
     }
 
 
-def _drawn(charts: Sequence[Chart]) -> list[Markup]:
+def _drawn(charts: Sequence[Chart]) -> list[Drawn]:
     """The drawings of the charts that have something to show."""
-    return [drawing for chart in charts if (drawing := draw(chart))]
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    return [drawn for chart in charts if (drawn := draw(chart))]

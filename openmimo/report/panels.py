@@ -76,6 +76,34 @@ def reinforcement(rows: Rows) -> list[Chart]:
     ]
 
 
+def accuracies(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[Chart]:
+    """Held-out accuracy with intervals: a chart a kind, the checkpoints beside each other."""
+    names = list(found)
+    charts = []
+    for kind, title, _ in KINDS:
+        series = [
+            Series(
+                NAMES.get(name, name),
+                [(float(names.index(name)), row[kind]["mean"])],
+                COLORS.get(name, "first"),
+                [_interval(row[kind])],
+            )
+            for name, row in found.items()
+            if kind in row
+        ]
+        charts.append(
+            Chart(
+                f"{title.capitalize()}, held out",
+                "",
+                series,
+                "%",
+                x_at=[float(n) for n in range(len(names))],
+                x_names=[NAMES.get(name, name) for name in names],
+            )
+        )
+    return charts
+
+
 def temperatures(evaluations: Mapping[str, Rows]) -> list[Chart]:
     """Accuracy of SFT and RL at each temperature, a chart a kind."""
     swept = {

@@ -44,9 +44,8 @@ def accuracy(summary: Mapping[str, Any]) -> Table | None:
     kinds = [(kind, title) for kind, title, _ in KINDS if any(kind in row for row in found.values())]
     if not kinds:
         return None
-    top = max(row[kind]["high"] for row in found.values() for kind, _ in kinds if kind in row) or 1.0
     rows = [
-        [NAMES.get(name, name), *(_estimate(found[name].get(kind), top, name) for kind, _ in kinds)]
+        [NAMES.get(name, name), *(_estimate(found[name].get(kind)) for kind, _ in kinds)]
         for name in CHECKPOINTS
         if name in found
     ]
@@ -222,20 +221,14 @@ def _range(row: Mapping[str, float]) -> str:
     return f"95 % paired interval {points(row['low'])} to {points(row['high'])}, {row['n']:.0f} problems"
 
 
-def _estimate(row: Mapping[str, float] | None, top: float, color: str) -> Cell:
-    """Figure, interval, and both as a dot on a line from 0 to the table's top."""
+def _estimate(row: Mapping[str, float] | None) -> Cell:
+    """Figure and interval."""
     if row is None:
         return "–"
-    at, low, high = (200 * row[key] / top for key in ("mean", "low", "high"))
-    return Markup(
-        '<span class="figure">{}</span> <span class="range">{} to {}</span>'
-        '<svg class="estimate {}" viewBox="-5 0 210 12" aria-hidden="true">'
-        '<line class="grid" x1="0" x2="200" y1="6" y2="6"/>'
-        '<line class="interval" x1="{:.1f}" x2="{:.1f}" y1="6" y2="6"/><circle cx="{:.1f}" cy="6" r="4"/></svg>'
-    ).format(percent(row["mean"]), percent(row["low"]), percent(row["high"]), color, low, high, at)
+    return Markup('<span class="figure">{}</span> <span class="range">{} to {}</span>').format(
+        percent(row["mean"]), percent(row["low"]), percent(row["high"])
+    )
 
 
 def _bar(share: float) -> Markup:
-    return Markup(
-        '<svg class="bar" viewBox="0 0 100 8" aria-hidden="true"><rect width="{:.1f}" height="8"/></svg>'
-    ).format(100 * share)
+    return Markup('<meter value="{:.3f}"></meter>').format(share)
