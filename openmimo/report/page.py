@@ -45,6 +45,7 @@ def _parts(contents: Contents) -> dict[str, Any]:
         "recipe": contents.run.get("recipe") or contents.summary.get("recipe") or "unknown recipe",
         "seed": contents.run.get("seed", contents.summary.get("seed", "unknown")),
         "progress": tables.progress(contents),
+        "left_out": contents.left_out,
         "finished": bool(contents.summary),
         "accuracy": tables.accuracy(contents.summary),
         "accuracies": _drawn(panels.accuracies(contents.summary.get("accuracy") or {})),

@@ -134,7 +134,7 @@ def pass_at_k(evaluations: Mapping[str, Rows]) -> list[Chart]:
     """pass@k of each checkpoint at the main temperature, the first evaluation's (MiMo 2.4)."""
     charts = []
     for kind, title, _ in KINDS:
-        found = {name: rows[0]["pass_at_k"].get(kind, {}) for name, rows in evaluations.items() if rows}
+        found = {name: rows[0].get("pass_at_k", {}).get(kind, {}) for name, rows in evaluations.items() if rows}
         series = [
             Series(NAMES.get(name, name), [(float(k), v) for k, v in by_k.items()], COLORS.get(name, "first"))
             for name, by_k in found.items()
@@ -148,7 +148,7 @@ def stage_borders(rows: Rows) -> list[tuple[float, str]]:
     return [
         (float(before["tokens"]), f"stage {row['train_stage']}")
         for before, row in pairwise(rows)
-        if row.get("train_stage") != before.get("train_stage")
+        if row.get("train_stage") not in (None, before.get("train_stage"))
     ]
 
 

@@ -165,14 +165,14 @@ def kept(contents: Contents) -> Table | None:
     """What was left of documents, conversations and problems before each training stage."""
     state = contents.state
     rows: list[list[Cell]] = []
-    if "sampled_down" in state.get("data", {}):
+    if {"documents", "sampled_down"} <= state.get("data", {}).keys():
         left, out = state["data"]["documents"], state["data"]["sampled_down"]
         rows.append(["documents, sampled by quality", f"{left + out:,}", f"{left:,}", f"sampled out: {out:,}"])
     for name, counts in (
         ("SFT conversations", state.get("sft", {}).get("prepared")),
         ("RL problems", state.get("rl", {}).get("problems")),
     ):
-        if counts:
+        if counts and {"in", "kept"} <= counts.keys():
             reasons = [f"{key}: {n:,}" for key, n in counts.items() if key not in ("in", "kept")]
             rows.append([name, f"{counts['in']:,}", f"{counts['kept']:,}", ", ".join(reasons) or "–"])
     return Table(["", "in", "kept", "dropped"], rows) if rows else None
@@ -208,8 +208,8 @@ def _how_far(stage: str, row: Mapping[str, Any], config: Mapping[str, Any]) -> s
     step = row["step"] + 1
     if stage == "rl" and config.get("rl", {}).get("steps"):
         return f"step {step} of {config['rl']['steps']}"
-    if stage == "pretrain" and config.get("pretrain", {}).get("stages"):
-        return f"{short(row['tokens'])} of {short(config['pretrain']['stages'][-1]['until_tokens'])} tokens"
+    if stage == "pretrain" and (stages := config.get("pretrain", {}).get("stages")):
+        return f"{short(row['tokens'])} of {short(stages[-1].get('until_tokens'))} tokens"
     return f"step {step}"
 
 
