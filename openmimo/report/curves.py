@@ -83,6 +83,11 @@ def draw(chart: Chart) -> Drawn | None:
     return Drawn(chart.title, broken, text.replace("<", "\\u003c").replace("\u2028", "\\u2028"))
 
 
+def drawn(charts: Sequence[Chart]) -> list[Drawn]:
+    """The charts that have something to show."""
+    return [found for chart in charts if (found := draw(chart))]
+
+
 def thinned(values: Sequence[Point], num_buckets: int = NUM_BUCKETS) -> list[Point]:
     """Of each of `num_buckets` stretches the lowest and the highest point, and one that is not finite, by rising x."""
     size = math.ceil(len(values) / num_buckets)
@@ -149,7 +154,7 @@ def _layout(chart: Chart, series: Sequence[Series]) -> Any:
     legend = len(named) > 1 and named != list(chart.x_names)
     return go.Layout(
         template="none",
-        height=230,
+        height=230 + 17 * max(0, len(named) - 4) // 2,  # two names a line in the legend
         margin={"l": 8, "r": 8, "t": 8 + 16 * legend + 16 * bool(chart.borders), "b": 8},
         showlegend=legend,
         legend={"orientation": "h", "x": 0, "y": 1.1 if chart.borders else 1.0, "yanchor": "bottom"},

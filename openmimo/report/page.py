@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from openmimo.checkpoint import write_text
 from openmimo.report import panels, tables
 from openmimo.report.contents import Contents, read_contents
-from openmimo.report.curves import Chart, Drawn, draw
+from openmimo.report.curves import drawn
 from openmimo.report.html import fill
 from openmimo.report.panels import NAMES
 from openmimo.report.rollouts import to_show
 
 
-def render(folder: Path) -> Path:
-    """Write report.html from what the run folder holds so far; its path.
+def render(folder: Path, out: Path | None = None) -> Path:
+    """Write the page from what the run folder holds so far, by default as its report.html; the page's path.
 
     Raises:
         ValueError: for a folder that holds no run.
     """
-    path = folder / "report.html"
-    write_text(path, page(read_contents(folder)))
+    text = page(read_contents(folder))
+    path = out or folder / "report.html"
+    write_text(path, text)
     return path
 
 
@@ -48,14 +48,14 @@ def _parts(contents: Contents) -> dict[str, Any]:
         "left_out": contents.left_out,
         "finished": bool(contents.summary),
         "accuracy": tables.accuracy(contents.summary),
-        "accuracies": _drawn(panels.accuracies(contents.summary.get("accuracy") or {})),
+        "accuracies": drawn(panels.accuracies(contents.summary.get("accuracy") or {})),
         "gains": tables.gains(contents.summary),
         "times": times,
         "total_s": sum(seconds for _, seconds in times),
-        "curves": [(key, title, drawn) for key, title, charts in curves if (drawn := _drawn(charts))],
+        "curves": [(key, title, shown) for key, title, charts in curves if (shown := drawn(charts))],
         "rl_time": tables.rl_time(metrics.get("rl", ())),
-        "temperatures": _drawn(panels.temperatures(evaluations)),
-        "pass_at_k": _drawn(panels.pass_at_k(evaluations)),
+        "temperatures": drawn(panels.temperatures(evaluations)),
+        "pass_at_k": drawn(panels.pass_at_k(evaluations)),
         "evaluations": tables.evaluations(evaluations),
         "families": tables.families(evaluations),
         "funnel": tables.funnel(contents.funnel),
@@ -65,8 +65,3 @@ def _parts(contents: Contents) -> dict[str, Any]:
         "shown": to_show(contents.samples),
         "names": NAMES,
     }
-
-
-def _drawn(charts: Sequence[Chart]) -> list[Drawn]:
-    """The drawings of the charts that have something to show."""
-    return [drawn for chart in charts if (drawn := draw(chart))]

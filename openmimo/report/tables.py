@@ -45,7 +45,7 @@ def accuracy(summary: Mapping[str, Any]) -> Table | None:
     if not kinds:
         return None
     rows = [
-        [NAMES.get(name, name), *(_estimate(found[name].get(kind)) for kind, _ in kinds)]
+        [NAMES.get(name, name), *(estimate(found[name].get(kind)) for kind, _ in kinds)]
         for name in CHECKPOINTS
         if name in found
     ]
@@ -54,6 +54,15 @@ def accuracy(summary: Mapping[str, Any]) -> Table | None:
         ["checkpoint", *(title for _, title in kinds)],
         rows,
         f"Mean over problems ({counts}) and samples; 95 % interval by bootstrap over problems.",
+    )
+
+
+def estimate(row: Mapping[str, float] | None) -> Cell:
+    """Figure and interval."""
+    if row is None:
+        return "–"
+    return Markup('<span class="figure">{}</span> <span class="range">{} to {}</span>').format(
+        percent(row["mean"]), percent(row["low"]), percent(row["high"])
     )
 
 
@@ -219,15 +228,6 @@ def _n(found: Mapping[str, Any], kind: str) -> int:
 
 def _range(row: Mapping[str, float]) -> str:
     return f"95 % paired interval {points(row['low'])} to {points(row['high'])}, {row['n']:.0f} problems"
-
-
-def _estimate(row: Mapping[str, float] | None) -> Cell:
-    """Figure and interval."""
-    if row is None:
-        return "–"
-    return Markup('<span class="figure">{}</span> <span class="range">{} to {}</span>').format(
-        percent(row["mean"]), percent(row["low"]), percent(row["high"])
-    )
 
 
 def _bar(share: float) -> Markup:
