@@ -328,14 +328,26 @@ def plan(recipe: RecipeName, set: Set = None, json: Json = False) -> None:
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="a run folder")] = Path("runs/tiny")) -> None:
-    """Write the run's page again, also while it runs.
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN", help="run folders")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="page to write; default RUN/report.html, board.html for several")
+    ] = None,
+) -> None:
+    """Write a run's page again, also while it runs; of several runs a board that compares them.
 
-    Example: openmimo report runs/tiny
+    Example: openmimo report runs/tiny runs/other -o board.html
     """
-    from openmimo.report.page import render
+    if out is not None and out.is_dir():
+        raise ValueError(f"{out} is a folder; name a file to write, such as {out / 'board.html'}")
+    if len(folders) == 1:
+        from openmimo.report.page import render
 
-    print(render(folder))
+        print(render(folders[0], out))
+        return
+    from openmimo.report.board import board
+
+    print(board(folders, out or Path("board.html")))
 
 
 @app.command()
