@@ -51,8 +51,8 @@ def draw_chain(rng: random.Random, difficulty: int) -> Drawn:
     """A start value and `difficulty` operations on it, one after the other, modulo 10."""
     start = rng.randrange(10)
     steps = [(LABELS[n], rng.choice("+-*"), rng.randrange(2, 10)) for n in range(difficulty)]
-    shown = " ".join(f"{label}: {operator} {number}." for label, operator, number in steps)
-    prompt = f"Work modulo 10. Start: {start}. {shown} End?"
+    shown = " ".join(f"{label} {operator} {number}." for label, operator, number in steps)
+    prompt = f"Work modulo 10. Start {start}. {shown} End?"
     value = start
     for _, operator, number in steps:
         value = _apply(value, operator, number)
@@ -66,12 +66,12 @@ def solve_chain(drawn: Drawn, style: Style, rng: random.Random) -> str:
         return f"\\boxed{{{drawn.problem.answer}}}"
     value, steps = drawn.plan
     slip = rng.randrange(len(steps)) if style == "unreliable" else -1
-    lines = [f"Start: = {value}."]
+    lines = [f"Start {value}."]
     for n, (label, operator, number) in enumerate(steps):
         before, value = value, _apply(value, operator, number)
         if n == slip:
             value = (value + rng.choice((1, 2, 8, 9))) % 10
-        lines.append(f"{label}: {operator} {number}, {before} {operator} {number} = {value}.")
+        lines.append(f"{label} {operator} {number}, {before} {operator} {number} = {value}.")
     return "<think> " + " ".join(lines) + f" </think> \\boxed{{{value}}}"
 
 
