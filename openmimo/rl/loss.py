@@ -64,7 +64,7 @@ def policy_loss(
                 "entropy": (entropy * batch.loss_weights).sum(),
                 "clip_high": ((ratio > 1.0 + clip_high) & up).float().sum(),
                 "clip_low": ((ratio < 1.0 - clip_low) & ~up).float().sum(),
-                "kl": (((-log_ratio).exp() - 1.0 + log_ratio) * batch.loss_weights).sum(),
+                "kl": ((ratio - 1.0 - log_ratio) * batch.loss_weights).sum(),
             }
         return -(objective * weights).sum(), metrics
 
