@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from openmimo.config import nearest
+from openmimo.config import missing_file, nearest
 
 USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """typer's own, wherever this version of typer keeps it."""
@@ -33,6 +33,13 @@ class DataCommands(Commands):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
+            from openmimo.recipes import BUILT_IN
+
+            if args[0] not in BUILT_IN and ":" not in args[0]:
+                known = [*BUILT_IN, "extract", "dedup"]
+                raise ValueError(
+                    f"unknown recipe or subcommand {args[0]!r}; the nearest is {nearest(args[0], known)!r}"
+                )
             args = ["stage", *args]
         return super().resolve_command(ctx, args)
 
@@ -46,7 +53,16 @@ app.add_typer(checkpoint_app, name="checkpoint")
 
 RecipeName = Annotated[str, typer.Argument(help="nano, tiny, mimo7b, or FILE.py:FUNCTION")]
 Out = Annotated[Path | None, typer.Option("--out", help="run folder; default runs/RECIPE")]
-Seed = Annotated[int, typer.Option("--seed", help="everything but the clock follows from it")]
+
+
+def _seed(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no integer, 0 is one") from error
+
+
+Seed = Annotated[int, typer.Option("--seed", parser=_seed, metavar="N", help="all but the clock follows from it")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="change one value of the recipe: a.b=c")]
 Pages = Annotated[Path | None, typer.Option("--pages", help="folder or WARC of web pages instead of this machine's")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
@@ -95,11 +111,6 @@ def data_stage(
 
     Example: openmimo data tiny --out runs/tiny
     """
-    from openmimo.recipes import BUILT_IN
-
-    if recipe not in BUILT_IN and ":" not in recipe:
-        known = [*BUILT_IN, "extract", "dedup"]
-        raise ValueError(f"unknown recipe or subcommand {recipe!r}; the nearest is {nearest(recipe, known)!r}")
     _stages(recipe, out, seed, set, pages, ("data",), json)
 
 
@@ -317,14 +328,26 @@ def plan(recipe: RecipeName, set: Set = None, json: Json = False) -> None:
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="a run folder")] = Path("runs/tiny")) -> None:
-    """Write the run's page again, also while it runs.
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN", help="run folders")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="page to write; default RUN/report.html, board.html for several")
+    ] = None,
+) -> None:
+    """Write a run's page again, also while it runs; of several runs a board that compares them.
 
-    Example: openmimo report runs/tiny
+    Example: openmimo report runs/tiny runs/other -o board.html
     """
-    from openmimo.report.page import render
+    if out is not None and out.is_dir():
+        raise ValueError(f"{out} is a folder; name a file to write, such as {out / 'board.html'}")
+    if len(folders) == 1:
+        from openmimo.report.page import render
 
-    print(render(folder))
+        print(render(folders[0], out))
+        return
+    from openmimo.report.board import board
+
+    print(board(folders, out or Path("board.html")))
 
 
 @app.command()
@@ -404,10 +427,7 @@ def _stages(
 def _exist(paths: list[Path]) -> None:
     for path in paths:
         if not path.exists():
-            siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            close = nearest(path.name, siblings)
-            hint = f"; the nearest is {str(path.parent / close)!r}" if close else ""
-            raise ValueError(f"{path} does not exist{hint}")
+            raise missing_file(path)
 
 
 def _tell(found: dict[str, Any], as_json: bool) -> None:

@@ -12,6 +12,7 @@ import json
 import types
 import typing
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,6 +23,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     words = sorted(known)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.0)
     return close[0] if close else ""
+
+
+def missing_file(path: Path) -> ValueError:
+    """The error for a path that is not there, naming the nearest that is."""
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = nearest(path.name, siblings)
+    return ValueError(f"{path} does not exist" + (f"; the nearest is {str(path.parent / close)!r}" if close else ""))
 
 
 def with_overrides(config: T, assignments: Sequence[str]) -> T:

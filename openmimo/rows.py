@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from openmimo.checkpoint import sync_folder
-from openmimo.config import nearest
+from openmimo.config import missing_file, nearest
 from openmimo.types import Document, Problem, UnitTest
 
 
@@ -38,7 +38,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         ValueError: for a missing file, or a line that is no JSON object, with its number.
     """
     if not path.is_file():
-        raise ValueError(f"{path} does not exist")
+        raise missing_file(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():

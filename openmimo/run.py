@@ -1,10 +1,10 @@
 """A run folder: one lock, one recipe, one seed, the stages done.
 
 DIR/lock            held while a process works here
-DIR/run.json        recipe name, seed, resolved config, versions
+DIR/run.json        recipe name, seed, resolved config
 DIR/state.json      stages finished, with what each left behind
-DIR/metrics.jsonl, DIR/tensorboard/, DIR/summary.json, DIR/report.html
-DIR/data/, DIR/checkpoints/{stage}/, DIR/{base,sft,rl}/     outputs of the stages
+DIR/metrics.jsonl, DIR/tensorboard/, DIR/evaluation.json, DIR/summary.json, DIR/report.html, DIR/samples/
+DIR/data/, DIR/checkpoints/{stage}/, DIR/models/{base,sft,rl}/     outputs of the stages
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The stages of a run, in order: data -> pretrain -> sft -> rl -> eval. The one place that knows every room.
 
-A stage takes (run, recipe), works in the run folder on what the stages before left there, goes on from its newest
+A stage takes (run, recipe, mesh), works in the run folder on what the stages before left there, goes on from its newest
 checkpoint, and returns a small dict for state.json. Whatever depends on the clock stands under the key `timing`.
 """
 
@@ -34,6 +34,7 @@ from openmimo.engine.speculate import measure_acceptance
 from openmimo.eval.run import Evaluation, evaluate, gain
 from openmimo.judge.pool import JudgePool
 from openmimo.log import progress, say
+from openmimo.mesh import Mesh, join
 from openmimo.model.config import MiMoConfig
 from openmimo.model.hf import load_folder, save_folder
 from openmimo.model.mimo import MiMo
@@ -58,6 +59,7 @@ def run_stages(run: Run, recipe: Recipe, stages: Sequence[str] = STAGES) -> None
         ValueError: when a stage's input is missing: the stage before has not run.
     """
     torch.set_num_threads(recipe.threads)
+    mesh = join()
     for name in stages:
         if run.done(name):
             say(f"{name}: done already")
@@ -69,7 +71,7 @@ def run_stages(run: Run, recipe: Recipe, stages: Sequence[str] = STAGES) -> None
             )
         say(f"{name}: begins")
         started = time.perf_counter()
-        result = FUNCTIONS[name](run, recipe)
+        result = FUNCTIONS[name](run, recipe, mesh)
         seconds = time.perf_counter() - started
         # After a resume this is the last attempt's time alone.
         run.finish(name, {**result, "timing": {**result.get("timing", {}), "seconds": seconds}})
@@ -79,7 +81,7 @@ def run_stages(run: Run, recipe: Recipe, stages: Sequence[str] = STAGES) -> None
     render(run.folder)
 
 
-def data(run: Run, recipe: Recipe) -> dict[str, Any]:
+def data(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     """Pages and problems -> documents -> tokenizer -> token shards (MiMo 2.1)."""
     folder = run.folder / "data"
     pages = (
@@ -137,12 +139,12 @@ def data(run: Run, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def pretrain(run: Run, recipe: Recipe) -> dict[str, Any]:
+def pretrain(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     """Three stages with MTP (MiMo 2.2, 2.3)."""
     shards = {p.name: open_shard(p) for p in sorted((run.folder / "data" / "shards").iterdir()) if p.is_dir()}
     mixture = Mixture(shards, seed=run.seed, max_epochs=recipe.pretrain.max_epochs)
     tokenizer = run.folder / "data" / "tokenizer"
-    model = seeded_model(MiMo(_model_config(recipe, Chat.load(tokenizer))), run.seed)
+    model = seeded_model(MiMo(_model_config(recipe, Chat.load(tokenizer))), run.seed).to(mesh.device)
     state = train_base(
         model, mixture, recipe.pretrain, out=run.folder, checkpoints=run.folder / "checkpoints" / "pretrain"
     )
@@ -150,7 +152,7 @@ def pretrain(run: Run, recipe: Recipe) -> dict[str, Any]:
     return {"steps": state.step, "tokens": state.tokens, "skipped": state.skipped, "epochs": mixture.epochs()}
 
 
-def sft(run: Run, recipe: Recipe) -> dict[str, Any]:
+def sft(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     """The three preparation steps, then fine-tuning (MiMo 3.1)."""
     base = run.folder / CHECKPOINTS["base"]
     chat = Chat.load(base)
@@ -158,7 +160,7 @@ def sft(run: Run, recipe: Recipe) -> dict[str, Any]:
     index = build_index(p.prompt for p in held_out)
     conversations = [row["messages"] for row in read_rows(run.folder / "data" / "conversations" / "sft.jsonl")]
     prepared = prepare(conversations, contaminated=lambda query: contaminated(query, index) is not None)
-    model = load_folder(base)
+    model = load_folder(base).to(mesh.device)
     state = finetune(
         model,
         samples(prepared.conversations, chat, recipe.sft.context),
@@ -171,12 +173,12 @@ def sft(run: Run, recipe: Recipe) -> dict[str, Any]:
     return {"steps": state.step, "tokens": state.tokens, "prepared": prepared.counts}
 
 
-def rl(run: Run, recipe: Recipe) -> dict[str, Any]:
+def rl(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     """Curate problems with the SFT model's rollouts (MiMo 3.2), then GRPO (MiMo 3.3)."""
     start = run.folder / CHECKPOINTS["sft"]
     chat = Chat.load(start)
-    model = load_folder(start)
-    engine = Engine(load_folder(start), _engine_config(recipe, chat))
+    model = load_folder(start).to(mesh.device)
+    engine = Engine(load_folder(start).to(mesh.device), _engine_config(recipe, chat))
     with JudgePool(recipe.judge.num_workers, recipe.judge) as judge:
         problems, counts = _curated(run, recipe, chat, engine, judge)
         validation = read_problems(problems_file(run, "validation"))
@@ -203,7 +205,7 @@ def rl(run: Run, recipe: Recipe) -> dict[str, Any]:
     return {"updates": state.step, "tokens": state.tokens, "skipped": state.skipped, "problems": counts}
 
 
-def evaluation(run: Run, recipe: Recipe) -> dict[str, Any]:
+def evaluation(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     """Base, SFT and RL on the held-out problems; then the summary and the page."""
 
     held_out = read_problems(problems_file(run, "held_out"))
@@ -212,7 +214,7 @@ def evaluation(run: Run, recipe: Recipe) -> dict[str, Any]:
     with JudgePool(recipe.judge.num_workers, recipe.judge) as judge:
         for name, folder in CHECKPOINTS.items():
             chat = Chat.load(run.folder / folder)
-            model = load_folder(run.folder / folder)
+            model = load_folder(run.folder / folder).to(mesh.device)
             engine = Engine(model, _engine_config(recipe, chat))
             main = recipe.eval.temperature
             sweep = () if name == "base" else recipe.eval.sweep_temperatures
@@ -372,7 +374,7 @@ def _shown(group: Group, chat: Chat) -> dict[str, Any]:
     }
 
 
-FUNCTIONS: dict[str, Callable[[Run, Recipe], dict[str, Any]]] = {
+FUNCTIONS: dict[str, Callable[[Run, Recipe, Mesh], dict[str, Any]]] = {
     "data": data,
     "pretrain": pretrain,
     "sft": sft,

@@ -114,10 +114,6 @@ def test_a_missing_input_is_repeated_with_the_nearest_file_there(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["documents.jsonl"], "a refused command leaves nothing"
 
 
-NOT_NAMED = pytest.mark.xfail(strict=True, reason="the command line repeats the wrong name, not the nearest one")
-
-
-@NOT_NAMED
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [

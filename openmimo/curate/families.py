@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from openmimo.types import Problem, UnitTest
 
 Style = Literal["worked", "direct", "unreliable"]
 NUM_TESTS = 12
+LABELS = "ABCDEFGH"
 
 
 @dataclass(frozen=True)
@@ -42,57 +44,35 @@ class Family:
     """A textbook page: the family's elementary facts, without problems."""
 
 
-# ---------------------------------------------------------------- maths: chained arithmetic
+# ---------------------------------------------------------------- maths: a chain of operations
 
 
 def draw_chain(rng: random.Random, difficulty: int) -> Drawn:
-    """`difficulty` equations over one-letter variables, modulo 10; each uses an earlier variable."""
-    names = rng.sample("abcdefghkmnpqrstuvwxyz", difficulty)
-    values: dict[str, int] = {}
-    equations: list[tuple[str, str, str, str]] = []
-    for n, name in enumerate(names):
-        if n == 0:
-            values[name] = rng.randrange(10)
-            equations.append((name, str(values[name]), "", ""))
-            continue
-        left = names[n - 1] if rng.random() < 0.7 else rng.choice(names[:n])
-        operator = rng.choice("+-*")
-        right = rng.choice(names[:n]) if n > 1 and rng.random() < 0.3 else str(rng.randrange(2, 10))
-        values[name] = _apply(values[left], operator, values.get(right, 0) if right in values else int(right))
-        equations.append((name, left, operator, right))
-    shown = ", ".join(
-        f"{name} = {left} {operator} {right}" if operator else f"{name} = {left}"
-        for name, left, operator, right in equations
-    )
-    prompt = f"Work modulo 10. Let {shown}. Find {names[-1]}."
-    problem = Problem(
-        id=f"chain-{_key(prompt)}", prompt=prompt, kind="math", answer=str(values[names[-1]]), family="chain"
-    )
-    return Drawn(problem, equations)
+    """A start value and `difficulty` operations on it, one after the other, modulo 10."""
+    start = rng.randrange(10)
+    steps = [(LABELS[n], rng.choice("+-*"), rng.randrange(2, 10)) for n in range(difficulty)]
+    shown = " ".join(f"{label} {operator} {number}." for label, operator, number in steps)
+    prompt = f"Work modulo 10. Start {start}. {shown} End?"
+    value = start
+    for _, operator, number in steps:
+        value = _apply(value, operator, number)
+    problem = Problem(id=f"chain-{_key(prompt)}", prompt=prompt, kind="math", answer=str(value), family="chain")
+    return Drawn(problem, (start, steps))
 
 
 def solve_chain(drawn: Drawn, style: Style, rng: random.Random) -> str:
+    """Worked: each step names its operation, then carries it out; every token follows from what stands near it."""
     if style == "direct":
         return f"\\boxed{{{drawn.problem.answer}}}"
-    values: dict[str, int] = {}
-    lines = []
-    slip = rng.randrange(1, len(drawn.plan)) if style == "unreliable" else -1
-    for n, (name, left, operator, right) in enumerate(drawn.plan):
-        if not operator:
-            values[name] = int(left)
-            lines.append(f"{name} = {left}")
-            continue
-        a, b = values[left], values[right] if right in values else int(right)
-        values[name] = _apply(a, operator, b)
+    value, steps = drawn.plan
+    slip = rng.randrange(len(steps)) if style == "unreliable" else -1
+    lines = [f"Start {value}."]
+    for n, (label, operator, number) in enumerate(steps):
+        before, value = value, _apply(value, operator, number)
         if n == slip:
-            values[name] = (values[name] + rng.choice((1, 2, 8, 9))) % 10
-        # Every token follows from what stands just before it: copy the equation, look its variables up, work it out.
-        looked_up = "".join(f"{v} = {values[v]}, " for v in dict.fromkeys((left, right)) if v in values)
-        lines.append(
-            f"{name} = {left} {operator} {right}, {looked_up}{a} {operator} {b} = {values[name]}, "
-            f"{name} = {values[name]}"
-        )
-    return "<think> " + "; ".join(lines) + f" </think> \\boxed{{{values[drawn.plan[-1][0]]}}}"
+            value = (value + rng.choice((1, 2, 8, 9))) % 10
+        lines.append(f"{label} {operator} {number}, {before} {operator} {number} = {value}.")
+    return "<think> " + " ".join(lines) + f" </think> \\boxed{{{value}}}"
 
 
 def chain_lesson(rng: random.Random) -> str:
@@ -210,12 +190,8 @@ def _program(lines: list[str], result: str) -> str:
 
 
 def _inline(code: str, inner: str) -> str:
-    """The clause over an expression instead of the name xs."""
-    if code.startswith("xs"):
-        return inner + code[2:]
-    if code.endswith(" in xs]"):
-        return code[: -len("xs]")] + inner + "]"
-    return code.replace("in xs", f"in {inner}").replace("(xs", f"({inner}")
+    """The clause over an expression instead of the name xs, which stands in it once."""
+    return re.sub(r"\bxs\b", lambda _: inner, code)
 
 
 def _fence(code: str) -> str:

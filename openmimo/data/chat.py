@@ -30,18 +30,25 @@ class Chat:
     def __init__(self, tokenizer: Tokenizer, template: str = CHAT_TEMPLATE, end_token: str = IM_END) -> None:
         self.tokenizer = tokenizer
         self.template = template
-        self._render = _compile(template)
+        self._render = _compile(template, end_token)
         ids = (tokenizer.token_to_id(token) for token in (end_token, END_OF_TEXT))
         self.stop_token_ids: tuple[int, ...] = tuple(token for token in ids if token is not None)
 
     @classmethod
     def load(cls, folder: Path) -> Chat:
-        """From a Hugging Face folder."""
+        """From a Hugging Face folder: its own template, from tokenizer_config.json or chat_template.jinja, wins."""
         tokenizer = load_tokenizer(folder)
         path = folder / "tokenizer_config.json"
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         end = config.get("eos_token") or IM_END
-        return cls(tokenizer, config.get("chat_template") or CHAT_TEMPLATE, end if isinstance(end, str) else IM_END)
+        if isinstance(end, dict):  # an AddedToken, as older files have it
+            end = end["content"]
+        template = config.get("chat_template") or CHAT_TEMPLATE
+        if isinstance(template, list):  # several, by name
+            template = next((t["template"] for t in template if t["name"] == "default"), CHAT_TEMPLATE)
+        if (folder / "chat_template.jinja").is_file():
+            template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return cls(tokenizer, template, end)
 
     def encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
@@ -62,11 +69,16 @@ class Chat:
         """Token ids and loss weights: 1 on the assistant's tokens and the token that ends them, 0 elsewhere.
 
         Every assistant turn is encoded apart from its header, exactly as at inference time.
+
+        Raises:
+            ValueError: if the template writes earlier messages differently once later ones have come.
         """
         ids: list[int] = []
         weights: list[float] = []
         for n, message in enumerate(messages):
             before, after = self._render(messages[:n], False), self._render(messages[: n + 1], False)
+            if not after.startswith(before):
+                raise ValueError(f"the chat template rewrites earlier messages at message {n}; train without it")
             text = after[len(before) :]
             if message["role"] != "assistant":
                 piece = self.encode(text)
@@ -87,12 +99,25 @@ class Chat:
 
 
 @lru_cache(maxsize=8)
-def _compile(template: str) -> Any:
+def _compile(template: str, end_token: str) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    compiled = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _refuse
+    compiled = environment.from_string(template)
 
     def render(messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        return compiled.render(messages=list(messages), add_generation_prompt=add_generation_prompt)
+        if not messages and not add_generation_prompt:
+            return ""  # templates that look at messages[0] need one
+        return compiled.render(
+            messages=list(messages), add_generation_prompt=add_generation_prompt, eos_token=end_token, bos_token=""
+        )
 
     return render
+
+
+def _refuse(message: str) -> None:
+    """What Hugging Face templates call `raise_exception`."""
+    raise ValueError(f"the chat template refuses the messages: {message}")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openmimo.checkpoint import write_text
+from openmimo.checkpoint import sync_folder, write_text
 
 FORMAT_VERSION = 1
 
@@ -45,7 +45,7 @@ def write_shard(documents: Iterable[Sequence[int]], folder: Path, source: str, *
     """Write one source's token ids whole or not at all.
 
     Raises:
-        ValueError: if there is no document at all.
+        ValueError: if there is no document at all, or a token id outside the vocabulary.
     """
     dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -54,15 +54,24 @@ def write_shard(documents: Iterable[Sequence[int]], folder: Path, source: str, *
     borders = [0]
     with (temporary / "tokens.bin").open("wb") as file:
         for ids in documents:
-            if len(ids):
-                file.write(np.asarray(ids, dtype=dtype).tobytes())
-                borders.append(borders[-1] + len(ids))
+            if not len(ids):
+                continue
+            row = np.asarray(ids, dtype=np.int64)
+            if row.min() < 0 or row.max() >= vocab_size:
+                shutil.rmtree(temporary)
+                wrong = int(row[(row < 0) | (row >= vocab_size)][0])
+                raise ValueError(f"source {source!r} has token id {wrong}; the vocabulary has {vocab_size}")
+            file.write(row.astype(dtype).tobytes())
+            borders.append(borders[-1] + len(ids))
         file.flush()
         os.fsync(file.fileno())
     if len(borders) == 1:
         shutil.rmtree(temporary)
         raise ValueError(f"source {source!r} has no documents to tokenize")
-    np.save(temporary / "borders.npy", np.asarray(borders, np.int64))
+    with (temporary / "borders.npy").open("wb") as file:
+        np.save(file, np.asarray(borders, np.int64))
+        file.flush()
+        os.fsync(file.fileno())
     about = {
         "format_version": FORMAT_VERSION,
         "source": source,
@@ -74,6 +83,7 @@ def write_shard(documents: Iterable[Sequence[int]], folder: Path, source: str, *
     if folder.exists():
         shutil.rmtree(folder)
     temporary.rename(folder)
+    sync_folder(folder.parent)
     return open_shard(folder)
 
 
@@ -86,12 +96,28 @@ def open_shard(folder: Path) -> TokenShard:
     path = folder / "shard.json"
     if not path.is_file():
         raise ValueError(f"{folder} is no token shard: shard.json is missing")
-    about = json.loads(path.read_text(encoding="utf-8"))
-    if about["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"{folder} has shard format {about['format_version']}, this is {FORMAT_VERSION}")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        version = about["format_version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is torn: {error}") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(f"{folder} has shard format {version}, this is {FORMAT_VERSION}")
     dtype = np.dtype(about["dtype"])
+    for name in ("tokens.bin", "borders.npy"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is torn: {name} is missing")
     size = (folder / "tokens.bin").stat().st_size
     if size != about["tokens"] * dtype.itemsize:
         raise ValueError(f"{folder}/tokens.bin has {size} bytes, shard.json says {about['tokens'] * dtype.itemsize}")
+    try:
+        borders = np.load(folder / "borders.npy")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{folder}/borders.npy is torn: {error}") from error
+    if len(borders) != about["documents"] + 1 or borders[-1] != about["tokens"]:
+        raise ValueError(
+            f"{folder}/borders.npy has {len(borders) - 1} documents and {borders[-1]} tokens, "
+            f"shard.json says {about['documents']} and {about['tokens']}"
+        )
     tokens = np.memmap(folder / "tokens.bin", dtype=dtype, mode="r")
-    return TokenShard(about["source"], tokens, np.load(folder / "borders.npy"))
+    return TokenShard(about["source"], tokens, borders)

@@ -72,6 +72,8 @@ def paired_difference(
     """Mean of second - first over the same problems, interval by paired bootstrap."""
     if len(first) != len(second):
         raise ValueError(f"paired tests need the same problems, got {len(first)} and {len(second)}")
+    if not first:
+        raise ValueError("no problems to compare; 0 is too few")
     gaps = [fmean(map(float, b)) - fmean(map(float, a)) for a, b in zip(first, second, strict=True)]
     rng = random.Random(seed)
     means = sorted(fmean(rng.choices(gaps, k=len(gaps))) for _ in range(resamples))

@@ -43,21 +43,24 @@ class Evaluation:
 
     def correct(self, kind: str | None = None) -> list[list[bool]]:
         """Per problem, per sample; samples the judge failed on are left out."""
-        rows = [
-            [v.status == "accepted" for v in g.verdicts if v.status != "internal_error"]
-            for g in self.groups
-            if kind is None or g.problem.kind == kind
-        ]
+        rows = [_judged(g) for g in self.groups if kind is None or g.problem.kind == kind]
         return [row for row in rows if row]
 
     def summary(self) -> dict[str, Any]:
-        """Accuracy by kind as `{mean, low, high, n}`, and what lies beside it."""
-        by_kind = sorted({g.problem.kind for g in self.groups})
+        """Accuracy by kind as `{mean, low, high, n}`, and what lies beside it.
+
+        Samples the judge failed on count among the statuses alone; a kind of which none is left is left out.
+
+        Raises:
+            ValueError: if the judge failed on every sample.
+        """
+        if not self.correct():
+            raise ValueError(f"the judge failed on every sample of {len(self.groups)} problems; look at its verdicts")
+        by_kind = sorted({g.problem.kind for g in self.groups if _judged(g)})
         families: dict[str, list[float]] = defaultdict(list)
         for group in self.groups:
-            families[group.problem.family or group.problem.kind] += [
-                float(v.status == "accepted") for v in group.verdicts
-            ]
+            if judged := _judged(group):
+                families[group.problem.family or group.problem.kind] += map(float, judged)
         rollouts = [r for g in self.groups for r in g.rollouts]
         statuses: dict[str, int] = defaultdict(int)
         for group in self.groups:
@@ -123,5 +126,20 @@ def evaluate(
 
 
 def gain(before: Evaluation, after: Evaluation) -> dict[str, float]:
-    """after - before on the same problems, with a paired interval."""
-    return dataclasses.asdict(paired_difference(before.correct(), after.correct()))
+    """after - before, with an interval paired by problem; a problem the judge failed on in either is left out.
+
+    Raises:
+        ValueError: if the two are not of the same problems, or none was judged in both.
+    """
+    if [g.problem.id for g in before.groups] != [g.problem.id for g in after.groups]:
+        raise ValueError(
+            f"a gain needs the same problems in both, got {len(before.groups)} and {len(after.groups)} that differ"
+        )
+    pairs = [(_judged(a), _judged(b)) for a, b in zip(before.groups, after.groups, strict=True)]
+    both = [(a, b) for a, b in pairs if a and b]
+    return dataclasses.asdict(paired_difference([a for a, _ in both], [b for _, b in both]))
+
+
+def _judged(group: Group) -> list[bool]:
+    """Which samples are right, those the judge failed on left out."""
+    return [v.status == "accepted" for v in group.verdicts if v.status != "internal_error"]

@@ -19,11 +19,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openmimo.checkpoint import sync_folder, write_text
+from openmimo.config import missing_file
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mimo import MiMo
 
 Format = Literal["mimo", "qwen2"]
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+REQUIRED_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+)
+"""Of config.json; without them MiMo-7B's own would be taken."""
+QWEN2_DEFAULTS = {"rope_theta": 10_000.0, "rms_norm_eps": 1e-6}
+"""What transformers takes where a qwen2 config.json is silent."""
 
 
 def save_folder(
@@ -100,23 +112,45 @@ def load_config(folder: Path) -> MiMoConfig:
     """Read config.json of a MiMo or Qwen2 folder.
 
     Raises:
-        ValueError: if there is none, or it is of another architecture.
+        ValueError: if there is none, it is torn, of another architecture, or asks for what this model cannot do.
     """
     path = folder / "config.json"
+    if not folder.exists():
+        raise missing_file(folder)
     if not path.is_file():
         raise ValueError(f"{folder} is no model folder: config.json is missing")
-    raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
     kind = raw.get("model_type", "")
     if kind not in ("mimo", "qwen2"):
         raise ValueError(f"{path}: model_type {kind!r} is not supported; mimo and qwen2 are")
+    for name in REQUIRED_FIELDS:
+        if not isinstance(raw.get(name), int):
+            raise ValueError(f"{path} lacks {name}, or it is no integer: {raw.get(name)!r}")
+    _refuse_unsupported(raw, path)
     names = {f.name for f in dataclasses.fields(MiMoConfig)}
     values = {k: v for k, v in raw.items() if k in names and v is not None}
     values.setdefault("head_dim", raw["hidden_size"] // raw["num_attention_heads"])
-    if "rope_theta" not in values and isinstance(raw.get("rope_parameters"), dict):
-        values["rope_theta"] = raw["rope_parameters"]["rope_theta"]
+    if isinstance(rope := raw.get("rope_parameters"), dict) and "rope_theta" in rope:
+        values.setdefault("rope_theta", rope["rope_theta"])
     if kind == "qwen2":
-        values.update(num_nextn_predict_layers=0, attention_bias=True)
+        values = {**QWEN2_DEFAULTS, **values, "num_nextn_predict_layers": 0, "attention_bias": True}
     return MiMoConfig(**values)
+
+
+def _refuse_unsupported(raw: dict[str, Any], path: Path) -> None:
+    """Fields that would change the result and that this model does not follow."""
+    for name in ("rope_scaling", "rope_parameters"):
+        scaling = raw.get(name) or {}
+        rope_type = scaling.get("rope_type", scaling.get("type", "default"))
+        if rope_type != "default":
+            raise ValueError(f"{path}: {name} of type {rope_type!r} is not supported; plain RoPE is")
+    if raw.get("use_sliding_window"):
+        raise ValueError(f"{path}: use_sliding_window true is not supported; full attention is")
+    if raw.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"{path}: hidden_act {raw['hidden_act']!r} is not supported; silu is")
 
 
 def config_json(config: MiMoConfig, format: Format, dtype: str) -> dict[str, Any]:

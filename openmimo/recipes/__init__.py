@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openmimo.config import nearest
+from openmimo.config import missing_file, nearest
 from openmimo.curate.corpus import CorpusConfig
 from openmimo.data.pipeline import DataConfig
 from openmimo.engine.engine import EngineConfig
@@ -63,7 +63,7 @@ def load(name: str) -> Recipe:
             f"unknown recipe {name!r}; the nearest is {nearest(name, BUILT_IN)!r} (or give FILE.py:FUNCTION)"
         )
     if not Path(path).is_file():
-        raise ValueError(f"recipe file {path} does not exist; a recipe of your own is FILE.py:FUNCTION")
+        raise missing_file(Path(path))
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     assert spec and spec.loader
     module_ = importlib.util.module_from_spec(spec)

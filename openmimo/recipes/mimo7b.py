@@ -14,8 +14,8 @@ from openmimo.train.sft import SFTConfig
 
 STAGE_MIXTURES = (
     {"web": 0.5, "papers": 0.15, "books": 0.1, "code": 0.25},  # ours: MiMo 2.1 gives no shares for stage 1
-    {"web": 0.2, "papers": 0.2, "books": 0.1, "maths": 0.2, "code": 0.3},  # MiMo 2.1: maths and code about 70 %
-    {"web": 0.18, "papers": 0.18, "books": 0.09, "maths": 0.18, "code": 0.27, "synthetic": 0.1},  # MiMo 2.1: 10 %
+    {"web": 0.12, "papers": 0.12, "books": 0.06, "maths": 0.3, "code": 0.4},  # MiMo 2.1: maths and code about 70 %
+    {"web": 0.11, "papers": 0.11, "books": 0.05, "maths": 0.27, "code": 0.36, "synthetic": 0.1},  # MiMo 2.1: 10 %
 )
 
 

@@ -18,8 +18,8 @@ from openmimo.train.pretrain import PretrainConfig, StageConfig
 from openmimo.train.sft import SFTConfig
 
 CONTEXT, LONG_CONTEXT = 256, 512
-TOTAL = 2.2e6
-"""Pre-training slots. MiMo's stages take 75 %, 17 % and 8 % of its tokens; here 60, 20 and 20."""
+TOTAL = 2.0e6
+"""Pre-training slots. MiMo's stages take 75 %, 17 % and 8 % of its tokens; here 60, 24 and 16."""
 
 
 def tiny() -> Recipe:
@@ -40,37 +40,37 @@ def tiny() -> Recipe:
         ),
         pretrain=PretrainConfig(
             learning_rate=(
-                Piece(0.03 * TOTAL, 1e-3, "linear"),  # the shape of MiMo 2.3
-                Piece(0.45 * TOTAL, 1e-3),
-                Piece(0.60 * TOTAL, 6e-4, "cosine"),
-                Piece(0.85 * TOTAL, 6e-4),
-                Piece(1.00 * TOTAL, 1e-4, "cosine"),
+                Piece(0.03 * TOTAL, 3e-3, "linear"),  # the shape of MiMo 2.3
+                Piece(0.40 * TOTAL, 3e-3),
+                Piece(0.60 * TOTAL, 2e-3, "cosine"),
+                Piece(0.85 * TOTAL, 2e-3),
+                Piece(1.00 * TOTAL, 2e-4, "cosine"),
             ),
             batch_ramp_tokens=0.1 * TOTAL,
             batch_ramp_start=4,
             batch_ramp_multiple=1,
             mtp_weight=(Piece(0.45 * TOTAL, 0.3), Piece(TOTAL, 0.1)),  # MiMo 2.3: 0.3, then 0.1
             stages=(
-                StageConfig(0.6 * TOTAL, CONTEXT, 10_000.0, 8, {"web": 0.12, "lessons": 0.33, "problems": 0.55}),
-                StageConfig(0.8 * TOTAL, CONTEXT, 10_000.0, 8, {"web": 0.08, "lessons": 0.22, "problems": 0.7}),
+                StageConfig(0.6 * TOTAL, CONTEXT, 10_000.0, 8, {"web": 0.1, "lessons": 0.32, "problems": 0.58}),
+                StageConfig(0.84 * TOTAL, CONTEXT, 10_000.0, 8, {"web": 0.05, "lessons": 0.2, "problems": 0.75}),
                 StageConfig(  # longer context, larger RoPE base, synthetic responses in: MiMo 2.1, 2.3
                     TOTAL,
                     LONG_CONTEXT,
-                    640_000.0,
+                    20_000.0,  # twice the context: 10,000 x 2^(32/30), about
                     4,
-                    {"web": 0.05, "lessons": 0.1, "problems": 0.5, "synthetic": 0.35},
+                    {"web": 0.05, "lessons": 0.1, "problems": 0.4, "synthetic": 0.45},
                 ),
             ),
-            optim=OptimConfig(kind="muon", muon_ratio=20.0),
+            optim=OptimConfig(kind="muon"),
             checkpoint_every=100,
         ),
         sft=SFTConfig(
-            learning_rate=4e-4,
+            learning_rate=6e-4,
             warmup_steps=10,
             batch_rows=8,
             context=CONTEXT,
             epochs=1.0,
-            optim=OptimConfig(kind="muon", muon_ratio=20.0),
+            optim=OptimConfig(kind="muon"),
             checkpoint_every=50,
         ),
         rl=RLConfig(
@@ -78,7 +78,7 @@ def tiny() -> Recipe:
             batch_groups=24,
             num_rollouts=8,
             minibatch_groups=6,
-            learning_rate=1e-4,
+            learning_rate=3e-4,
             warmup_steps=2,
             max_new_tokens=144,
             context=CONTEXT,

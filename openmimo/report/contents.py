@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openmimo.log import read_metrics
+from openmimo.report import shapes
 from openmimo.rows import read_rows
 
 CHECKPOINTS = ("base", "sft", "rl")
@@ -32,6 +33,8 @@ class Contents:
     """Stages of the document pipeline."""
     samples: Mapping[str, Sequence[Mapping[str, Any]]]
     """Rows of samples/{base,sft,rl}.jsonl by checkpoint."""
+    left_out: Sequence[str] = ()
+    """Files with rows that lack what the page needs: how many, and what the first lacks."""
 
 
 def read_contents(folder: Path) -> Contents:
@@ -46,29 +49,41 @@ def read_contents(folder: Path) -> Contents:
         raise ValueError(
             f"{folder} is no run folder: it has neither run.json nor metrics.jsonl; name one given as --out"
         )
+    left_out: list[str] = []
     metrics: dict[str, list[Mapping[str, Any]]] = {}
     try:
-        for row in read_metrics(folder):
-            metrics.setdefault(row["stage"], []).append(row)
-    except (ValueError, KeyError) as error:
+        rows = read_metrics(folder)
+    except ValueError as error:
         raise ValueError(f"{folder / 'metrics.jsonl'} is damaged: {error}") from error
+    for row in _sound(rows, shapes.Metric, "metrics.jsonl", left_out):
+        metrics.setdefault(row["stage"], []).append(row)
     samples = {}
     for name in CHECKPOINTS:
         path = folder / "samples" / f"{name}.jsonl"
         if path.is_file():
-            samples[name] = list(read_rows(path))
+            samples[name] = _sound(read_rows(path), shapes.Sample, f"samples/{name}.jsonl", left_out)
     return Contents(
         name=folder.resolve().name,
-        run=_json(folder / "run.json"),
-        state=_json(folder / "state.json"),
-        summary=_json(folder / "summary.json"),
+        run=_json(folder / "run.json", shapes.RunFile),
+        state=_json(folder / "state.json", shapes.State),
+        summary=_json(folder / "summary.json", shapes.Summary),
         metrics=metrics,
-        funnel=_json(folder / "data" / "documents" / "funnel.json").get("stages", ()),
+        funnel=_json(folder / "data" / "documents" / "funnel.json", shapes.Funnel).get("stages", ()),
         samples=samples,
+        left_out=left_out,
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _sound(rows: Iterable[Any], shape: Any, name: str, left_out: list[str]) -> list[Any]:
+    """The rows of a shape; the others are counted in `left_out`."""
+    judged = [(row, shapes.fault(row, shape)) for row in rows]
+    faults = [fault for _, fault in judged if fault]
+    if faults:
+        left_out.append(f"{name}: {len(faults):,} of {len(judged):,} rows left out, the first {faults[0]}")
+    return [row for row, fault in judged if not fault]
+
+
+def _json(path: Path, shape: Any) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
@@ -77,4 +92,6 @@ def _json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} is a {type(found).__name__}, expected an object")
+    if fault := shapes.fault(found, shape):
+        raise ValueError(f"{path} {fault}")
     return found

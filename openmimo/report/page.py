@@ -1,65 +1,34 @@
-"""The run's page: one HTML file that loads nothing from the network and can be opened while the run works.
-
-What a model or a web page wrote stands in it escaped, and a content security policy lets nothing run or load but the
-page's own style and script, named by their hashes.
-"""
+"""The run's page: one HTML file that loads nothing from the network and can be opened while the run works."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import jinja2
-from markupsafe import Markup
 
 from openmimo.checkpoint import write_text
 from openmimo.report import panels, tables
 from openmimo.report.contents import Contents, read_contents
-from openmimo.report.curves import Chart, draw
-from openmimo.report.figures import duration, short
+from openmimo.report.curves import drawn
+from openmimo.report.html import fill
 from openmimo.report.panels import NAMES
 from openmimo.report.rollouts import to_show
 
 
-def render(folder: Path) -> Path:
-    """Write report.html from what the run folder holds so far; its path.
+def render(folder: Path, out: Path | None = None) -> Path:
+    """Write the page from what the run folder holds so far, by default as its report.html; the page's path.
 
     Raises:
         ValueError: for a folder that holds no run.
     """
-    path = folder / "report.html"
-    write_text(path, page(read_contents(folder)))
+    text = page(read_contents(folder))
+    path = out or folder / "report.html"
+    write_text(path, text)
     return path
 
 
 def page(contents: Contents) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(short=short, duration=duration)
-    style, script = (environment.get_template(f"page.{kind}.jinja").render() for kind in ("css", "js"))
-    return environment.get_template("page.html.jinja").render(
-        style=Markup(style),
-        script=Markup(script),
-        policy="; ".join(
-            [
-                "default-src 'none'",
-                f"style-src {_hash(style)}",
-                f"script-src {_hash(script)}",
-                "base-uri 'none'",
-                "form-action 'none'",
-            ]
-        ),
-        **_parts(contents),
-    )
+    return fill("page.html.jinja", **_parts(contents))
 
 
 def _parts(contents: Contents) -> dict[str, Any]:
@@ -76,15 +45,17 @@ def _parts(contents: Contents) -> dict[str, Any]:
         "recipe": contents.run.get("recipe") or contents.summary.get("recipe") or "unknown recipe",
         "seed": contents.run.get("seed", contents.summary.get("seed", "unknown")),
         "progress": tables.progress(contents),
+        "left_out": contents.left_out,
         "finished": bool(contents.summary),
         "accuracy": tables.accuracy(contents.summary),
+        "accuracies": drawn(panels.accuracies(contents.summary.get("accuracy") or {})),
         "gains": tables.gains(contents.summary),
         "times": times,
         "total_s": sum(seconds for _, seconds in times),
-        "curves": [(key, title, drawn) for key, title, charts in curves if (drawn := _drawn(charts))],
+        "curves": [(key, title, shown) for key, title, charts in curves if (shown := drawn(charts))],
         "rl_time": tables.rl_time(metrics.get("rl", ())),
-        "temperatures": _drawn(panels.temperatures(evaluations)),
-        "pass_at_k": _drawn(panels.pass_at_k(evaluations)),
+        "temperatures": drawn(panels.temperatures(evaluations)),
+        "pass_at_k": drawn(panels.pass_at_k(evaluations)),
         "evaluations": tables.evaluations(evaluations),
         "families": tables.families(evaluations),
         "funnel": tables.funnel(contents.funnel),
@@ -94,12 +65,3 @@ def _parts(contents: Contents) -> dict[str, Any]:
         "shown": to_show(contents.samples),
         "names": NAMES,
     }
-
-
-def _drawn(charts: Sequence[Chart]) -> list[Markup]:
-    """The drawings of the charts that have something to show."""
-    return [drawing for chart in charts if (drawing := draw(chart))]
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -24,9 +24,9 @@ def pretraining(rows: Rows) -> list[Chart]:
 
     return [
         over_tokens("Loss, nats a token", *_losses(rows, "tokens")),
-        over_tokens("Learning rate", _series(rows, "learning_rate", "tokens"), from_zero=True),
-        over_tokens("Batch, sequences", _series(rows, "batch_sequences", "tokens"), from_zero=True),
-        over_tokens("Gradient norm before clipping", _series(rows, "grad_norm", "tokens"), from_zero=True),
+        over_tokens("Learning rate", line(rows, "learning_rate", "tokens"), from_zero=True),
+        over_tokens("Batch, sequences", line(rows, "batch_sequences", "tokens"), from_zero=True),
+        over_tokens("Gradient norm before clipping", line(rows, "grad_norm", "tokens"), from_zero=True),
     ]
 
 
@@ -34,7 +34,7 @@ def finetuning(rows: Rows) -> list[Chart]:
     """SFT's loss and learning rate (MiMo 3.1)."""
     return [
         Chart("Loss, nats a target", "step", _losses(rows, "step")),
-        Chart("Learning rate", "step", [_series(rows, "learning_rate", "step")], from_zero=True),
+        Chart("Learning rate", "step", [line(rows, "learning_rate", "step")], from_zero=True),
     ]
 
 
@@ -42,10 +42,10 @@ def reinforcement(rows: Rows) -> list[Chart]:
     """What RL's judged prefixes showed, step by step (MiMo 3.3)."""
 
     def one(title: str, key: str, unit: Any = "") -> Chart:
-        return Chart(title, "step", [_series(rows, key, "step")], unit, from_zero=True)
+        return Chart(title, "step", [line(rows, key, "step")], unit, from_zero=True)
 
     def by_kind(title: str, prefix: str) -> Chart:
-        return Chart(title, "step", [_series(rows, prefix + kind, "step", name, c) for kind, name, c in KINDS], "%")
+        return Chart(title, "step", [line(rows, prefix + kind, "step", name, c) for kind, name, c in KINDS], "%")
 
     return [
         one("Mean reward, points", "reward"),
@@ -56,8 +56,8 @@ def reinforcement(rows: Rows) -> list[Chart]:
             "Length, tokens",
             "step",
             [
-                _series(rows, "length_accepted", "step", "accepted", "first"),
-                _series(rows, "length_rejected", "step", "rejected", "second"),
+                line(rows, "length_accepted", "step", "accepted", "first"),
+                line(rows, "length_rejected", "step", "rejected", "second"),
             ],
             from_zero=True,
         ),
@@ -68,12 +68,40 @@ def reinforcement(rows: Rows) -> list[Chart]:
             "Clipped tokens",
             "step",
             [
-                _series(rows, "clip_low", "step", "below", "first"),
-                _series(rows, "clip_high", "step", "above", "second"),
+                line(rows, "clip_low", "step", "below", "first"),
+                line(rows, "clip_high", "step", "above", "second"),
             ],
             "%",
         ),
     ]
+
+
+def accuracies(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[Chart]:
+    """Held-out accuracy with intervals: a chart a kind, the checkpoints beside each other."""
+    names = list(found)
+    charts = []
+    for kind, title, _ in KINDS:
+        series = [
+            Series(
+                NAMES.get(name, name),
+                [(float(names.index(name)), row[kind]["mean"])],
+                COLORS.get(name, "first"),
+                [_interval(row[kind])],
+            )
+            for name, row in found.items()
+            if kind in row
+        ]
+        charts.append(
+            Chart(
+                f"{title.capitalize()}, held out",
+                "",
+                series,
+                "%",
+                x_at=[float(n) for n in range(len(names))],
+                x_names=[NAMES.get(name, name) for name in names],
+            )
+        )
+    return charts
 
 
 def temperatures(evaluations: Mapping[str, Rows]) -> list[Chart]:
@@ -106,7 +134,7 @@ def pass_at_k(evaluations: Mapping[str, Rows]) -> list[Chart]:
     """pass@k of each checkpoint at the main temperature, the first evaluation's (MiMo 2.4)."""
     charts = []
     for kind, title, _ in KINDS:
-        found = {name: rows[0]["pass_at_k"].get(kind, {}) for name, rows in evaluations.items() if rows}
+        found = {name: rows[0].get("pass_at_k", {}).get(kind, {}) for name, rows in evaluations.items() if rows}
         series = [
             Series(NAMES.get(name, name), [(float(k), v) for k, v in by_k.items()], COLORS.get(name, "first"))
             for name, by_k in found.items()
@@ -115,26 +143,26 @@ def pass_at_k(evaluations: Mapping[str, Rows]) -> list[Chart]:
     return charts
 
 
+def line(rows: Rows, key: str, x: str, name: str = "", color: Color = "first", *, dashed: bool = False) -> Series:
+    """A metric's line; rows without it are left out."""
+    found: list[Point] = [(float(row[x]), float(row[key])) for row in rows if isinstance(row.get(key), (int, float))]
+    return Series(name or key, found, color, dashed=dashed)
+
+
 def stage_borders(rows: Rows) -> list[tuple[float, str]]:
     """(tokens, label) where a pre-training stage took over from the one before."""
     return [
         (float(before["tokens"]), f"stage {row['train_stage']}")
         for before, row in pairwise(rows)
-        if row.get("train_stage") != before.get("train_stage")
+        if row.get("train_stage") not in (None, before.get("train_stage"))
     ]
 
 
 def _losses(rows: Rows, x: str) -> list[Series]:
     return [
-        _series(rows, "ce", x, "next token", "first"),
-        _series(rows, "mtp", x, "MTP", "second"),
+        line(rows, "ce", x, "next token", "first"),
+        line(rows, "mtp", x, "MTP", "second"),
     ]
-
-
-def _series(rows: Rows, key: str, x: str, name: str = "", color: Color = "first") -> Series:
-    """A metric's line; rows without it are left out."""
-    found: list[Point] = [(float(row[x]), float(row[key])) for row in rows if isinstance(row.get(key), (int, float))]
-    return Series(name or key, found, color)
 
 
 def _interval(estimate: Mapping[str, float]) -> Point:

@@ -44,9 +44,8 @@ def accuracy(summary: Mapping[str, Any]) -> Table | None:
     kinds = [(kind, title) for kind, title, _ in KINDS if any(kind in row for row in found.values())]
     if not kinds:
         return None
-    top = max(row[kind]["high"] for row in found.values() for kind, _ in kinds if kind in row) or 1.0
     rows = [
-        [NAMES.get(name, name), *(_estimate(found[name].get(kind), top, name) for kind, _ in kinds)]
+        [NAMES.get(name, name), *(estimate(found[name].get(kind)) for kind, _ in kinds)]
         for name in CHECKPOINTS
         if name in found
     ]
@@ -55,6 +54,15 @@ def accuracy(summary: Mapping[str, Any]) -> Table | None:
         ["checkpoint", *(title for _, title in kinds)],
         rows,
         f"Mean over problems ({counts}) and samples; 95 % interval by bootstrap over problems.",
+    )
+
+
+def estimate(row: Mapping[str, float] | None) -> Cell:
+    """Figure and interval."""
+    if row is None:
+        return "–"
+    return Markup('<span class="figure">{}</span> <span class="range">{} to {}</span>').format(
+        percent(row["mean"]), percent(row["low"]), percent(row["high"])
     )
 
 
@@ -166,14 +174,14 @@ def kept(contents: Contents) -> Table | None:
     """What was left of documents, conversations and problems before each training stage."""
     state = contents.state
     rows: list[list[Cell]] = []
-    if "sampled_down" in state.get("data", {}):
+    if {"documents", "sampled_down"} <= state.get("data", {}).keys():
         left, out = state["data"]["documents"], state["data"]["sampled_down"]
         rows.append(["documents, sampled by quality", f"{left + out:,}", f"{left:,}", f"sampled out: {out:,}"])
     for name, counts in (
         ("SFT conversations", state.get("sft", {}).get("prepared")),
         ("RL problems", state.get("rl", {}).get("problems")),
     ):
-        if counts:
+        if counts and {"in", "kept"} <= counts.keys():
             reasons = [f"{key}: {n:,}" for key, n in counts.items() if key not in ("in", "kept")]
             rows.append([name, f"{counts['in']:,}", f"{counts['kept']:,}", ", ".join(reasons) or "–"])
     return Table(["", "in", "kept", "dropped"], rows) if rows else None
@@ -209,8 +217,8 @@ def _how_far(stage: str, row: Mapping[str, Any], config: Mapping[str, Any]) -> s
     step = row["step"] + 1
     if stage == "rl" and config.get("rl", {}).get("steps"):
         return f"step {step} of {config['rl']['steps']}"
-    if stage == "pretrain" and config.get("pretrain", {}).get("stages"):
-        return f"{short(row['tokens'])} of {short(config['pretrain']['stages'][-1]['until_tokens'])} tokens"
+    if stage == "pretrain" and (stages := config.get("pretrain", {}).get("stages")):
+        return f"{short(row['tokens'])} of {short(stages[-1].get('until_tokens'))} tokens"
     return f"step {step}"
 
 
@@ -222,20 +230,5 @@ def _range(row: Mapping[str, float]) -> str:
     return f"95 % paired interval {points(row['low'])} to {points(row['high'])}, {row['n']:.0f} problems"
 
 
-def _estimate(row: Mapping[str, float] | None, top: float, color: str) -> Cell:
-    """Figure, interval, and both as a dot on a line from 0 to the table's top."""
-    if row is None:
-        return "–"
-    at, low, high = (200 * row[key] / top for key in ("mean", "low", "high"))
-    return Markup(
-        '<span class="figure">{}</span> <span class="range">{} to {}</span>'
-        '<svg class="estimate {}" viewBox="-5 0 210 12" aria-hidden="true">'
-        '<line class="grid" x1="0" x2="200" y1="6" y2="6"/>'
-        '<line class="interval" x1="{:.1f}" x2="{:.1f}" y1="6" y2="6"/><circle cx="{:.1f}" cy="6" r="4"/></svg>'
-    ).format(percent(row["mean"]), percent(row["low"]), percent(row["high"]), color, low, high, at)
-
-
 def _bar(share: float) -> Markup:
-    return Markup(
-        '<svg class="bar" viewBox="0 0 100 8" aria-hidden="true"><rect width="{:.1f}" height="8"/></svg>'
-    ).format(100 * share)
+    return Markup('<meter value="{:.3f}"></meter>').format(share)

@@ -4,12 +4,14 @@ import base64
 import hashlib
 import json
 import re
+import time
 from html.parser import HTMLParser
 
 import pytest
 
 from openmimo.cli import main
-from openmimo.report.page import render
+from openmimo.report.contents import read_contents
+from openmimo.report.page import _parts, render
 
 HOSTILE = "</pre><script>alert(1)</script><img src='http://evil.example/x.png'>"
 ESTIMATE = {"mean": 0.25, "low": 0.1, "high": 0.4, "n": 12}
@@ -84,10 +86,9 @@ def whole(folder):
 
 
 class Page(HTMLParser):
-    """Tags that must balance, what loads, and the text."""
+    """Tags that must balance, what loads, and the text, that of figures too."""
 
     VOID = {"meta", "br", "hr"}
-    SVG = {"line", "circle", "path", "rect"}
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -99,8 +100,7 @@ class Page(HTMLParser):
         assert not self.open
 
     def handle_startendtag(self, tag, attrs):
-        assert tag in self.SVG
-        self.tags.append((tag, dict(attrs)))
+        raise AssertionError(tag)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -147,19 +147,29 @@ def test_a_whole_run_shows_every_part(tmp_path):
 def test_the_page_loads_and_runs_nothing_but_its_own(tmp_path):
     text = render(whole(tmp_path)).read_text(encoding="utf-8")
     page = Page(text)
-    forbidden = {"img", "iframe", "link", "object", "embed", "form", "base", "audio", "video", "image", "use"}
+    forbidden = {"img", "iframe", "link", "object", "embed", "form", "base", "audio", "video", "image", "use", "svg"}
     for tag, attributes in page.tags:
         assert tag not in forbidden
         assert not any(name in ("src", "srcset", "style") or name.startswith("on") for name in attributes)
         assert attributes.get("href", "#").startswith("#")
-    assert [tag for tag, _ in page.tags].count("script") == 1
     policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy and "unsafe" not in policy
-    for tag in ("style", "script"):
-        inside = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.S)[1]
-        assert base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode() in policy
-    assert "url(" not in text and "@import" not in text
+    inside = re.findall(r"<(?:style|script)>(.*?)</(?:style|script)>", text, re.S)
+    assert len(inside) == 3  # style, plotly, the script that calls it
+    for part in inside:
+        assert base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() in policy
+    assert [attributes for tag, attributes in page.tags if tag == "script"].count({"type": "application/json"}) >= 10
+    assert "url(" not in inside[0] and "@import" not in inside[0]
     assert HOSTILE in page.text  # shown as it was written
+
+
+def test_the_page_stays_small_and_is_written_in_a_moment(tmp_path):
+    whole(tmp_path)
+    rows = [{**PRETRAIN[0], "step": n, "tokens": 100 * (n + 1), "ce": 6.0 - n % 7, "mtp": 6.0} for n in range(50_000)]
+    put(tmp_path, "metrics.jsonl", rows)
+    started = time.process_time()
+    size = render(tmp_path).stat().st_size
+    assert size < 6_000_000 and time.process_time() - started < 8.0
 
 
 @pytest.mark.parametrize("parts", range(5))
@@ -208,4 +218,70 @@ def test_a_damaged_file_is_named(name, tmp_path):
     whole(tmp_path)
     (tmp_path / name).write_text("{]\n", encoding="utf-8")
     with pytest.raises(ValueError, match=rf"{name} is (not JSON|damaged)"):
+        render(tmp_path)
+
+
+def nested(value, path=()):
+    """The path of every key, at any depth."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, key)
+            yield from nested(inner, (*path, key))
+    elif isinstance(value, list):
+        for n, inner in enumerate(value):
+            yield from nested(inner, (*path, n))
+
+
+def damaged(value, path, new):
+    """A copy whose key at `path` is gone, or holds `new`."""
+    copy = json.loads(json.dumps(value))
+    inner = copy
+    for key in path[:-1]:
+        inner = inner[key]
+    if new is None:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = new
+    return copy
+
+
+PROBLEM = {"id": "p", "prompt": "2 + 2?", "kind": "math", "answer": "4", "tests": []}
+SAMPLE = {"problem": PROBLEM, "responses": [{"text": "4", "status": "accepted", "finish_reason": "stop"}]}
+FILES = {
+    "run.json": RUN,
+    "state.json": {**STATE, "sft": {"prepared": {"in": 9, "kept": 8}}},
+    "summary.json": SUMMARY,
+    "data/documents/funnel.json": FUNNEL,
+    "metrics.jsonl": RL[0],
+    "samples/rl.jsonl": SAMPLE,
+}
+
+
+@pytest.mark.parametrize("new", [None, [7]])
+@pytest.mark.parametrize("name", FILES)
+def test_no_key_that_is_lacking_or_odd_breaks_the_page_unnamed(name, new, tmp_path):
+    for path, value in FILES.items():
+        put(tmp_path, path, value)
+    for path in nested(FILES[name]):
+        put(tmp_path, name, damaged(FILES[name], path, new))
+        try:
+            _parts(read_contents(tmp_path))
+        except ValueError as error:
+            assert name in str(error) and "\n" not in str(error), (path, error)
+            assert str(path[-1]) in str(error) or new is not None, (path, error)
+
+
+def test_rows_that_lack_a_key_are_counted_on_the_page(tmp_path):
+    whole(tmp_path)
+    put(tmp_path, "metrics.jsonl", [{"stage": "rl", "tokens": 9}, [], *RL, {**RL[0], "tokens": "many"}])
+    put(tmp_path, "samples/rl.jsonl", [SAMPLE, {"problem": PROBLEM}, {**SAMPLE, "responses": [{"text": "4"}]}])
+    text = Page(render(tmp_path).read_text(encoding="utf-8")).text
+    assert "metrics.jsonl: 3 of 6 rows left out, the first lacks step." in text
+    assert "samples/rl.jsonl: 2 of 3 rows left out, the first lacks responses." in text
+    assert "Mean reward, points" in text
+
+
+def test_a_summary_that_lacks_a_figure_is_named(tmp_path):
+    put(tmp_path, "summary.json", {"accuracy": {"rl": {"math": {"mean": 0.5}}}})
+    with pytest.raises(ValueError, match=r"summary.json lacks accuracy.rl.math.low"):
         render(tmp_path)

@@ -1,0 +1,54 @@
+"""One model over many devices: FSDP2, a unit a block (MiMo 2.3's sizes need it).
+
+A one-dimensional mesh shards everything over all ranks; a two-dimensional one (replicate, shard) is HSDP. Embedding,
+final norm and head form the root unit, which stays whole from the end of the trunk's forward to the backward pass: the
+loss and the MTP layers read them there. Left out: tensor and context parallelism.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from openmimo.model.mimo import MiMo
+
+
+def shard(model: MiMo, mesh: DeviceMesh, *, param_dtype: torch.dtype | None = None) -> MiMo:
+    """Shard a model's parameters in place, every rank holding the same ones; the model.
+
+    Gradients are SUMMED over ranks, not averaged: losses here are sums, and each rank divides its own by the global
+    batch's weight. Clip with the norm's `full_tensor()`.
+
+    Args:
+        mesh: over the ranks of one process group; 1-D shards, 2-D replicates over its first axis and shards over its
+            second, and names both.
+        param_dtype: what blocks compute in, e.g. bfloat16; gradients are then summed in float32. None: as stored.
+
+    Raises:
+        ValueError: for a mesh of other dimensions, or a model that is sharded already.
+    """
+    if mesh.ndim not in (1, 2):
+        raise ValueError(f"a mesh has 1 axis (shard) or 2 (replicate, shard), got {mesh.ndim}")
+    if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+        raise ValueError("the model is sharded already; shard a whole one")
+    # Inputs keep their type: RoPE's cosines stay float32.
+    policy = MixedPrecisionPolicy(
+        param_dtype=param_dtype, reduce_dtype=torch.float32 if param_dtype else None, cast_forward_inputs=False
+    )
+    units = [*model.model.layers, *(model.model.mtp_layers if model.config.num_nextn_predict_layers else ())]
+    for unit in (*units, model):
+        sharded = fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=unit is not model)
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
+    return model
+
+
+def whole_state_dict(model: MiMo) -> dict[str, Tensor]:
+    """Every tensor whole, on every rank: what `save_folder` writes. All ranks must call it."""
+    return {
+        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        for name, tensor in model.state_dict().items()
+    }
