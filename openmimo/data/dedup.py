@@ -147,12 +147,14 @@ def documents_table(documents: Iterable[Document]) -> pa.Table:
 
 
 def document_row(document: Document) -> dict[str, Any]:
+    """A DOCUMENT_SCHEMA row, a cluster of its own. Lone surrogates, which no UTF-8 can hold, become `?`."""
     tags = json.dumps(dict(document.tags), ensure_ascii=False, sort_keys=True)
-    return {
+    row = {
         "id": document.id, "url": document.url, "title": document.title, "text": document.text,
         "source": document.source, "language": document.language, "tags": tags,
         "cluster_id": document.id, "cluster_size": 1,
     }  # fmt: skip
+    return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
 
 
 def dedup_to(inputs: Sequence[Path], out: Path) -> dict[str, int]:

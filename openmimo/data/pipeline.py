@@ -269,7 +269,7 @@ def extract_stage(pages: pa.Table) -> pa.Table:
                 {"url": page["url"], "source": page["source"], "dropped": result.reason, "detail": result.detail}
             )
         else:
-            rows.append({**_encodable(document_row(result)), "dropped": None, "detail": None})
+            rows.append({**document_row(result), "dropped": None, "detail": None})
     return pa.Table.from_pylist(rows, schema=pa.schema([*DOCUMENT_SCHEMA, *DROP_FIELDS]))
 
 
@@ -324,11 +324,6 @@ def _drop_near_copies(keyed: pa.Table) -> pa.Table:
     from openmimo.data.dedup import drop_near_copies
 
     return drop_near_copies(keyed)
-
-
-def _encodable(row: dict[str, Any]) -> dict[str, Any]:
-    """Lone surrogates cannot be stored as UTF-8; broken pages have them."""
-    return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
 
 
 # ---- how a stage is run --------------------------------------------------------------------------------------------
