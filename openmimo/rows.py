@@ -15,18 +15,21 @@ from openmimo.types import Document, Problem, UnitTest
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> int:
-    """Write dataclasses or mappings, one a line; how many."""
+    """Write dataclasses or mappings, one a line; how many. If `rows` raises, nothing is left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            plain = dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row
-            file.write(json.dumps(plain, ensure_ascii=False) + "\n")
-            count += 1
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for row in rows:
+                plain = dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row
+                file.write(json.dumps(plain, ensure_ascii=False) + "\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
     return count
 

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from openmimo.config import fingerprint
-from openmimo.data.dedup import DOCUMENT_SCHEMA
+from openmimo.data.dedup import DOCUMENT_SCHEMA, publish
 from openmimo.log import progress
 
 FORMAT = 1
@@ -571,25 +571,14 @@ def _write_table(path: Path, table: pa.Table) -> dict[str, Any]:
     table = table.combine_chunks().replace_schema_metadata(None)
     pq.write_table(table, temporary, compression="zstd", write_statistics=False, row_group_size=1 << 20)
     facts = {"rows": table.num_rows, "bytes": temporary.stat().st_size, "xxh3": _file_digest(temporary)}
-    _publish(temporary, path)
+    publish(temporary, path)
     return facts
 
 
 def _write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    _publish(temporary, path)
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    for target, move in ((temporary, True), (path.parent, False)):
-        handle = os.open(target, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        if move:
-            temporary.replace(path)
+    publish(temporary, path)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
