@@ -188,7 +188,7 @@ def score(group: Group, scheme: Scheme) -> tuple[bool | None, Group]:
 
 
 def to_samples(group: Group, number: int) -> list[Sample]:
-    """A group's responses as trainable sequences; old log-probs are filled in by the trainer."""
+    """A group's responses as trainable sequences, with the engine's log-probs until `update` puts the trainer's."""
     return [
         Sample(
             token_ids=rollout.prompt_ids + rollout.token_ids,
