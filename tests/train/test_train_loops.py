@@ -187,7 +187,9 @@ def test_a_batch_of_tensors_trains_like_one_of_arrays() -> None:
     arrays = pack([Sample(list(range(1, 20))), Sample(list(range(30, 50)))], 32)
     tensors = dataclasses.replace(
         arrays,
-        **{f.name: torch.as_tensor(v) for f in dataclasses.fields(arrays) if (v := getattr(arrays, f.name)) is not None},
+        **{
+            f.name: torch.as_tensor(v) for f in dataclasses.fields(arrays) if (v := getattr(arrays, f.name)) is not None
+        },
     )
     metrics, tokens = [], []
     for batch in (arrays, tensors):
