@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +16,42 @@ from openmimo.types import Document, Problem, UnitTest
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> int:
-    """Write dataclasses or mappings, one a line; how many."""
+    """Write dataclasses or mappings, one a line; how many. If `rows` raises, nothing is left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            plain = dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row
-            file.write(json.dumps(plain, ensure_ascii=False) + "\n")
-            count += 1
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for row in rows:
+                plain = dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row
+                file.write(json.dumps(plain, ensure_ascii=False) + "\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
     return count
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file.
+def read_rows(path: Path, fields: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file, gzipped or not, that all have `fields`.
 
     Raises:
-        ValueError: for a missing file, or a line that is no JSON object, with its number.
+        ValueError: for a missing or torn file, a line that is no JSON object or lacks a field, with its number.
     """
     if not path.is_file():
         raise missing_file(path)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        lines = enumerate(file, 1)
+        while True:
+            try:
+                number, line = next(lines)
+            except StopIteration:
+                return
+            except (gzip.BadGzipFile, EOFError) as error:
+                raise ValueError(f"{path} is no whole gzip file: {error}") from error
             if not line.strip():
                 continue
             try:
@@ -49,6 +60,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{path}:{number} is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}:{number} is a {type(row).__name__}, expected an object")
+            lacking = [name for name in fields if name not in row]
+            if lacking:
+                raise ValueError(f"{path}:{number} lacks {lacking[0]!r}; it has {', '.join(sorted(row))}")
             yield row
 
 

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -48,6 +48,8 @@ from openmimo.train.pretrain import pretrain as train_base
 from openmimo.train.pretrain import seeded_model
 from openmimo.train.sft import finetune
 from openmimo.types import Document, Group, Problem, Request, Sampling
+
+T = TypeVar("T")
 
 CHECKPOINTS = {"base": "models/base", "sft": "models/sft", "rl": "models/rl"}
 
@@ -185,7 +187,7 @@ def rl(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
 
         def validate(version: int) -> dict[str, float]:
             found = evaluate(
-                engine, judge, validation, recipe.eval, chat=chat, seed=run.seed, temperature=0.6, num_samples=2
+                engine, judge, validation, recipe.eval, chat=chat, seed=run.seed, num_samples=2, title="validate"
             ).summary()["accuracy"]
             return {f"validation_{kind}": estimate["mean"] for kind, estimate in found.items()}
 
@@ -206,8 +208,7 @@ def rl(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
 
 
 def evaluation(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
-    """Base, SFT and RL on the held-out problems; then the summary and the page."""
-
+    """Base, SFT and RL on the held-out problems (MiMo 3.5), and some of their responses to read."""
     held_out = read_problems(problems_file(run, "held_out"))
     found: dict[str, list[Evaluation]] = {}
     acceptance: dict[str, float] = {}
@@ -237,7 +238,7 @@ def evaluation(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
                 requests = [Request(chat.render_prompt(p.prompt), greedy, p.id) for p in held_out]
                 drafting = dataclasses.replace(engine.config, num_draft_layers=1)
                 acceptance = measure_acceptance(Engine(model, drafting), requests)
-            shown = found[name][0].groups[:: max(1, len(held_out) // recipe.eval.num_shown)]
+            shown = evenly_spaced(found[name][0].groups, recipe.eval.num_shown)
             write_rows(run.folder / "samples" / f"{name}.jsonl", (_shown(group, chat) for group in shown))
     best = {name: max(rows, key=lambda e: e.mean()) for name, rows in found.items()}
     write_text(
@@ -338,6 +339,12 @@ def _curated(run: Run, recipe: Recipe, chat: Chat, engine: Engine, judge: JudgeP
         write_rows(kept, curated.problems)
         write_text(counts, json.dumps(curated.counts, indent=2) + "\n")
     return read_problems(kept), json.loads(counts.read_text(encoding="utf-8"))
+
+
+def evenly_spaced(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of them, in order, spread from the first on."""
+    count = min(most, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _chance(document_id: str) -> float:

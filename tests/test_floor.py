@@ -124,3 +124,11 @@ def test_shares_of_a_batch_cover_it_and_differ_by_one_row_at_most() -> None:
         rows = [i for share in shares for i in range(10)[share]]
         sizes = [share.stop - share.start for share in shares]
         assert rows == list(range(10)) and max(sizes) - min(sizes) <= 1
+
+
+def test_rows_that_raise_leave_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    write_rows(tmp_path / "p.jsonl", [{"a": 1}])
+    with pytest.raises(TypeError):
+        write_rows(tmp_path / "p.jsonl", [{"a": 2}, {"a": object()}])
+    assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
+    assert list(read_rows(tmp_path / "p.jsonl")) == [{"a": 1}]

@@ -9,6 +9,7 @@ reads files but `dedup_to`; a pipeline gives `copies_of` the signatures that its
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import pyarrow as pa
 from numba import njit
 from numpy.typing import NDArray
 
+from openmimo.checkpoint import sync_folder
 from openmimo.data.urls import canonical_url
+from openmimo.rows import write_rows
 from openmimo.types import Document
 
 DOCUMENT_SCHEMA = pa.schema(
@@ -147,12 +150,14 @@ def documents_table(documents: Iterable[Document]) -> pa.Table:
 
 
 def document_row(document: Document) -> dict[str, Any]:
+    """A DOCUMENT_SCHEMA row, a cluster of its own. Lone surrogates, which no UTF-8 can hold, become `?`."""
     tags = json.dumps(dict(document.tags), ensure_ascii=False, sort_keys=True)
-    return {
+    row = {
         "id": document.id, "url": document.url, "title": document.title, "text": document.text,
         "source": document.source, "language": document.language, "tags": tags,
         "cluster_id": document.id, "cluster_size": 1,
     }  # fmt: skip
+    return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
 
 
 def dedup_to(inputs: Sequence[Path], out: Path) -> dict[str, int]:
@@ -186,7 +191,7 @@ def dedup_to(inputs: Sequence[Path], out: Path) -> dict[str, int]:
         table = table.filter(decided["dropped"].is_null())
     counts["kept"] = table.num_rows
     counts["broken inputs"] = len(broken)
-    write_rows([table], out)
+    write_tables([table], out)
     return counts
 
 
@@ -202,45 +207,44 @@ def write_documents(documents: Iterable[Document], out: Path) -> None:
                 rows = []
         yield pa.Table.from_pylist(rows, schema=DOCUMENT_SCHEMA)
 
-    write_rows(tables(), out)
+    write_tables(tables(), out)
 
 
-def write_rows(tables: Iterable[pa.Table], out: Path) -> None:
-    """Tables of DOCUMENT_SCHEMA into one file, under a temporary name until all of it is on disk.
+def write_tables(tables: Iterable[pa.Table], out: Path) -> None:
+    """Tables of DOCUMENT_SCHEMA into one file, which appears whole or not at all; in .jsonl `tags` is an object.
 
     Raises:
         ValueError: if `out` ends in neither .jsonl nor .parquet.
     """
-    import os
-
-    writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
-    if out.suffix not in writers:
+    if out.suffix == ".jsonl":
+        rows = (row for table in tables for row in table.to_pylist())
+        write_rows(out, ({**row, "tags": json.loads(row["tags"] or "{}")} for row in rows))
+    elif out.suffix == ".parquet":
+        _write_parquet(tables, out)
+    else:
         raise ValueError(f"cannot write {out}: expected a name that ends in .jsonl or .parquet")
+
+
+def _write_parquet(tables: Iterable[pa.Table], out: Path) -> None:
+    import pyarrow.parquet as pq
+
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        writers[out.suffix](tables, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(out)
+        with pq.ParquetWriter(temporary, DOCUMENT_SCHEMA, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table)
+        publish(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_jsonl(tables: Iterable[pa.Table], path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="\n", errors="replace") as file:
-        for table in tables:
-            for row in table.to_pylist():
-                row["tags"] = json.loads(row["tags"] or "{}")
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _write_parquet(tables: Iterable[pa.Table], path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetWriter(path, DOCUMENT_SCHEMA, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table)
+def publish(temporary: Path, path: Path) -> None:
+    """Put a finished file in its place, durably."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
 
 
 def _quality(tags: str | None) -> float | None:

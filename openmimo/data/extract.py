@@ -102,7 +102,7 @@ def decode(content: bytes, media_type: str = "") -> str:
             return content[len(bom) :].decode(encoding, "replace")
     try:
         return content.decode(named or "utf-8")
-    except (UnicodeDecodeError, LookupError):
+    except (UnicodeError, LookupError):  # also `undefined`, a codec that always fails
         return str(bytes_to_str(content, detect_encoding(content) or "utf-8", errors="replace"))
 
 
@@ -119,6 +119,8 @@ def _from_row(page: Page) -> Document | Dropped:
     row = json.loads(page.content)
     tags = row.get("tags") or {}
     tags = json.loads(tags) if isinstance(tags, str) else tags
+    if not isinstance(tags, dict):
+        return Dropped("broken row", f"tags must be an object, got {str(tags)[:80]!r}")
     text = row["text"]
     if not text.strip():
         return Dropped("empty")

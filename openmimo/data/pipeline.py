@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from openmimo.config import fingerprint
-from openmimo.data.dedup import DOCUMENT_SCHEMA
+from openmimo.data.dedup import DOCUMENT_SCHEMA, publish
 from openmimo.log import progress
 
 FORMAT = 1
@@ -269,7 +269,7 @@ def extract_stage(pages: pa.Table) -> pa.Table:
                 {"url": page["url"], "source": page["source"], "dropped": result.reason, "detail": result.detail}
             )
         else:
-            rows.append({**_encodable(document_row(result)), "dropped": None, "detail": None})
+            rows.append({**document_row(result), "dropped": None, "detail": None})
     return pa.Table.from_pylist(rows, schema=pa.schema([*DOCUMENT_SCHEMA, *DROP_FIELDS]))
 
 
@@ -324,11 +324,6 @@ def _drop_near_copies(keyed: pa.Table) -> pa.Table:
     from openmimo.data.dedup import drop_near_copies
 
     return drop_near_copies(keyed)
-
-
-def _encodable(row: dict[str, Any]) -> dict[str, Any]:
-    """Lone surrogates cannot be stored as UTF-8; broken pages have them."""
-    return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
 
 
 # ---- how a stage is run --------------------------------------------------------------------------------------------
@@ -576,25 +571,14 @@ def _write_table(path: Path, table: pa.Table) -> dict[str, Any]:
     table = table.combine_chunks().replace_schema_metadata(None)
     pq.write_table(table, temporary, compression="zstd", write_statistics=False, row_group_size=1 << 20)
     facts = {"rows": table.num_rows, "bytes": temporary.stat().st_size, "xxh3": _file_digest(temporary)}
-    _publish(temporary, path)
+    publish(temporary, path)
     return facts
 
 
 def _write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    _publish(temporary, path)
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    for target, move in ((temporary, True), (path.parent, False)):
-        handle = os.open(target, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        if move:
-            temporary.replace(path)
+    publish(temporary, path)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -205,7 +205,8 @@ def _row_page(row: Any, name: str, number: int) -> Page:
     kept.setdefault("id", f"{name}:{number}")
     kept.setdefault("source", name.split("/")[-1].split(".")[0])
     content = json.dumps(kept, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace")
-    return Page(str(kept.get("url", "")), content, DOCUMENT, str(kept["source"]))
+    url, source = (str(kept.get(key, "")).encode("utf-8", "replace").decode() for key in ("url", "source"))
+    return Page(url, content, DOCUMENT, source)  # without lone surrogates: no UTF-8 can hold them
 
 
 def broken_collector() -> tuple[Report, list[tuple[str, str]]]:

@@ -277,7 +277,9 @@ async def _respond(
         }
         return {**frame, "choices": [choice(end, body, chat, 0) for end in ends], "usage": usage}
 
-    first = await anext(pieces)  # so that a bad request is still answered with 400
+    first = await anext(pieces, None)  # so that a bad request is still answered with 400
+    if first is None:
+        raise HTTPException(499, "the client hung up")
 
     async def events() -> AsyncIterator[str]:
         told = [0] * len(requests)

@@ -118,10 +118,12 @@ def generate_until(engine: Engine, chat: Chat, requests: Sequence[tuple[str, Map
         raise ValueError(f"generate_until needs an idle engine, got {engine.num_active} active sequences")
     stops: dict[int, tuple[int, list[str]]] = {}
     texts = [""] * len(requests)
-    for n, (context, options) in enumerate(requests):
+    # All made before the first is submitted: a bad one leaves the engine idle.
+    made = [_request(engine, chat, context, options, n) for n, (context, options) in enumerate(requests)]
+    for n, (_, options) in enumerate(requests):
         until = options.get("until") or []
         until = [until] if isinstance(until, str) else list(until)
-        stops[engine.submit(_request(engine, chat, context, options, n))] = (n, [text for text in until if text])
+        stops[engine.submit(made[n])] = (n, [text for text in until if text])
     step = 0
     while stops:
         for handle, rollout in engine.step():

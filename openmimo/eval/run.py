@@ -30,7 +30,7 @@ class EvalConfig:
     max_active_requests: int = 256
     """Requests in the engine at once."""
     num_shown: int = 12
-    """Rollouts kept to read, a checkpoint."""
+    """Problems whose responses are kept to read, a checkpoint; 0 is none."""
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def accuracies(found: Mapping[str, Mapping[str, Any]]) -> Table | None:
         for name, run in found.items()
         if checkpoint in run
     ]
-    note = "Mean over problems and samples; 95 % interval by bootstrap over problems, not paired between runs."
+    note = "Mean over problems and samples; Wilson's 95 % interval over problems, not paired between runs."
     return Table(["checkpoint", "run", *(title for _, title in kinds)], rows, note) if kinds else None
 
 

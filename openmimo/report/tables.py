@@ -53,7 +53,7 @@ def accuracy(summary: Mapping[str, Any]) -> Table | None:
     return Table(
         ["checkpoint", *(title for _, title in kinds)],
         rows,
-        f"Mean over problems ({counts}) and samples; 95 % interval by bootstrap over problems.",
+        f"Mean over problems ({counts}) and samples; Wilson's 95 % interval over problems.",
     )
 
 

@@ -26,7 +26,7 @@ def clipped_objective(
 
 
 def token_weights(batch: Batch, normalization: Normalization) -> Tensor:
-    """(R, T) weights whose total is the number of tokens.
+    """(R, T) loss weights whose total is the number of tokens; of a whole mini-batch, not of some of its rows.
 
     `token`: every token counts the same (decision 0004). `group`: Eq. 1 read per group, every GROUP counts the same and
     its tokens share that.
@@ -42,10 +42,8 @@ def token_weights(batch: Batch, normalization: Normalization) -> Tensor:
     return torch.where(inside, per_token, torch.zeros_like(weights))
 
 
-def policy_loss(
-    *, clip_low: float, clip_high: float, temperature: float = 1.0, normalization: Normalization = "token"
-) -> Loss:
-    """Eq. 1 as a loss for `train_step`: the negated SUM over response tokens.
+def policy_loss(*, clip_low: float, clip_high: float, temperature: float = 1.0) -> Loss:
+    """Eq. 1 as a loss for `train_step`: the negated SUM over response tokens by their loss weights (`token_weights`).
 
     Metrics, sums per token: `entropy`, `clip_low`, `clip_high` (shares of clipped tokens), `kl` (old to new, estimator
     k3, a gauge only: the recipe has no KL term).
@@ -53,7 +51,6 @@ def policy_loss(
 
     def loss(model: MiMo, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logp, entropy = token_logprobs(model, batch, temperature)
-        weights = token_weights(batch, normalization)
         objective = clipped_objective(
             logp, batch.old_logprobs, batch.advantages, clip_low=clip_low, clip_high=clip_high
         )
@@ -64,8 +61,8 @@ def policy_loss(
                 "entropy": (entropy * batch.loss_weights).sum(),
                 "clip_high": ((ratio > 1.0 + clip_high) & up).float().sum(),
                 "clip_low": ((ratio < 1.0 - clip_low) & ~up).float().sum(),
-                "kl": ((ratio - 1.0 - log_ratio) * batch.loss_weights).sum(),
+                "kl": ((torch.expm1(log_ratio) - log_ratio) * batch.loss_weights).sum(),
             }
-        return -(objective * weights).sum(), metrics
+        return -(objective * batch.loss_weights).sum(), metrics
 
     return loss

@@ -23,7 +23,7 @@ from openmimo.data.pack import Sample, pack
 from openmimo.log import Log, progress
 from openmimo.model.mimo import MiMo
 from openmimo.rl.advantage import advantages
-from openmimo.rl.loss import Normalization, policy_loss
+from openmimo.rl.loss import Normalization, policy_loss, token_weights
 from openmimo.rl.reward import Scheme, reward
 from openmimo.rl.sampling import ProblemPool, is_valid
 from openmimo.rollout.driver import BatchResult, Engine, Judge, rollout_batch
@@ -110,12 +110,7 @@ def train(
         prior = Prior.from_state(saved["prior"])
     done = saved["iterations"] if saved else 0
     engine.set_weights(model.state_dict(), done)
-    loss = policy_loss(
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
-        temperature=config.temperature,
-        normalization=config.normalization,
-    )
+    loss = policy_loss(clip_low=config.clip_low, clip_high=config.clip_high, temperature=config.temperature)
 
     with Log(out, "rl", done) as log:
         for step in progress(range(done, config.steps), "rl", unit="steps"):
@@ -188,7 +183,7 @@ def score(group: Group, scheme: Scheme) -> tuple[bool | None, Group]:
 
 
 def to_samples(group: Group, number: int) -> list[Sample]:
-    """A group's responses as trainable sequences; old log-probs are filled in by the trainer."""
+    """A group's responses as trainable sequences, with the engine's log-probs until `update` puts the trainer's."""
     return [
         Sample(
             token_ids=rollout.prompt_ids + rollout.token_ids,
@@ -226,9 +221,10 @@ def update(
                 logp, _ = token_logprobs(state.model, part, config.temperature)
             parts.append(logp.cpu())
             gap = torch.where(part.loss_weights > 0, part.old_logprobs - logp, 0.0)
-            mismatch += float(((-gap).exp() - 1.0 + gap).sum())
+            mismatch += float((torch.expm1(-gap) + gap).sum())
             tokens += float(part.loss_weights.sum())
-        minibatches[n] = replace(minibatch, old_logprobs=torch.cat(parts).numpy())
+        weights = token_weights(on_device(minibatch, torch.device("cpu")), config.normalization).numpy()
+        minibatches[n] = replace(minibatch, old_logprobs=torch.cat(parts).numpy(), loss_weights=weights)
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     collected: dict[str, list[float]] = defaultdict(list)
     for minibatch in minibatches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,13 +64,13 @@ def train_step(
         for name, metric in {"loss": value.detach(), **metrics}.items():
             sums[name] = sums.get(name, 0.0) + float(metric)
     norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), state.optimizer.config.clip))
-    if norm == norm and norm != float("inf"):
+    if math.isfinite(norm):
         state.optimizer.step(learning_rate)
     else:
         model.zero_grad(set_to_none=True)
         state.skipped += 1
     state.step += 1
-    state.tokens += int(batch.token_ids.size if hasattr(batch.token_ids, "nbytes") else batch.token_ids.numel())
+    state.tokens += rows * batch.token_ids.shape[1]
     per_target = {name: value / max(total_weight, 1.0) for name, value in sums.items()}
     return {**per_target, "grad_norm": norm, "learning_rate": learning_rate, "targets": total_weight}
 

@@ -23,6 +23,7 @@ from openmimo.data.dedup import (
     url_keys,
 )
 from openmimo.data.minhash import SPACELESS, band_keys, hash_functions, ngram_hashes, signatures, word_hashes
+from openmimo.data.snapshot import warc_record
 from openmimo.types import Document
 
 MASK = (1 << 64) - 1
@@ -188,3 +189,16 @@ def test_dedup_to_counts_and_writes(tmp_path: Path) -> None:
     assert (row["id"], row["cluster_size"], row["tags"]) == ("2", 3, {})
     dedup_to([tmp_path / "out.jsonl"], tmp_path / "again.parquet")
     assert pa.parquet.read_table(tmp_path / "again.parquet").num_rows == 1
+
+
+def test_one_hostile_page_costs_nothing_but_itself(tmp_path: Path) -> None:
+    surrogate, tags = "a half \\ud800 of a pair", [1]
+    (tmp_path / "in.jsonl").write_text(
+        f'{{"text": "{surrogate}", "url": "http://\\ud800.x/"}}\n{json.dumps({"text": "tagged", "tags": tags})}\n'
+    )
+    header = "text/plain; charset=unicode_escape"
+    (tmp_path / "in.warc").write_bytes(warc_record("response", "http://w.x/", surrogate.encode(), header))
+    counts = dedup_to([tmp_path], tmp_path / "out.jsonl")
+    assert counts["documents"] == 2 and counts["dropped: broken row"] == 1
+    kept = [json.loads(line)["text"] for line in (tmp_path / "out.jsonl").open()]
+    assert kept == ["a half ? of a pair"]

@@ -1,15 +1,18 @@
 """The HTTP server over a real engine, with a byte-level chat format small enough to see through."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
 
 import pytest
 import torch
+from fastapi import HTTPException
+from fastapi import Request as HttpRequest
 from fastapi.testclient import TestClient
 
 from openmimo.engine.engine import Engine, EngineConfig
-from openmimo.engine.server import TextStream, create_app
+from openmimo.engine.server import CompletionBody, EngineThread, TextStream, _completion_choice, _respond, create_app
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mimo import MiMo
 from openmimo.types import Request, Sampling
@@ -172,3 +175,16 @@ def test_a_text_stream_gives_what_it_held_back_at_the_end_without_the_stop_token
     stream = TextStream(CHAT.decode, (256,), ["END"])
     assert stream.push(tuple(b"xEN"), False) == ("x", False)
     assert stream.push((*b"xEN", 256), True) == ("EN", False)
+
+
+def test_a_client_that_hangs_up_before_the_first_token_is_no_server_error(engine: Engine) -> None:
+    async def gone() -> dict:
+        return {"type": "http.disconnect"}
+
+    worker = EngineThread(engine)  # never started, so that no token comes
+    body = CompletionBody(prompt="x", stream=True)
+    request = Request((1,), Sampling(1))
+    answer = _respond(worker, CHAT, body, [request], HttpRequest({"type": "http"}, gone), {}, _completion_choice, 1)  # type: ignore[arg-type]
+    with pytest.raises(HTTPException) as error:
+        asyncio.run(answer)
+    assert error.value.status_code == 499

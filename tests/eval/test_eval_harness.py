@@ -146,6 +146,9 @@ def test_sampling_options_are_followed() -> None:
     assert len(set(generate_until(ENGINE, CHAT, [("the cat", greedy)] * 2))) == 1
     with pytest.raises(ValueError, match=r"max_gen_toks must be 1 to 47 \(max_model_len - 1\), got 48"):
         generate_until(ENGINE, CHAT, [("a", {"max_gen_toks": 48})])
+    with pytest.raises(ValueError, match="got 48"):
+        generate_until(ENGINE, CHAT, [("the cat", options), ("a", {"max_gen_toks": 48})])
+    assert ENGINE.num_active == 0  # nothing was submitted before the bad one was seen
     assert generate_until(ENGINE, CHAT, [("the cat " * 99, {"max_gen_toks": 4}), ("", {"max_gen_toks": 4})])
 
 

@@ -181,3 +181,20 @@ def test_defaults_are_the_papers() -> None:
     assert (PretrainConfig().optim.betas, PretrainConfig().optim.weight_decay, PretrainConfig().optim.clip) == (
         (0.9, 0.95), 0.1, 1.0,
     )  # fmt: skip
+
+
+def test_a_batch_of_tensors_trains_like_one_of_arrays() -> None:
+    arrays = pack([Sample(list(range(1, 20))), Sample(list(range(30, 50)))], 32)
+    tensors = dataclasses.replace(
+        arrays,
+        **{
+            f.name: torch.as_tensor(v) for f in dataclasses.fields(arrays) if (v := getattr(arrays, f.name)) is not None
+        },
+    )
+    metrics, tokens = [], []
+    for batch in (arrays, tensors):
+        model = seeded_model(MiMo(MODEL), 1)
+        state = TrainState(model, Optimizer(model, OptimConfig()))
+        metrics.append(train_step(state, batch, next_token_loss(mtp_weight=0.1), learning_rate=1e-3))
+        tokens.append(state.tokens)
+    assert metrics[0] == metrics[1] and tokens == [64, 64]

@@ -1,0 +1,62 @@
+"""The built-in recipes: they load, every section answers --set, and mimo7b holds the paper's figures."""
+
+import dataclasses
+from dataclasses import replace
+
+import pytest
+
+from openmimo.config import keys, with_overrides
+from openmimo.recipes import BUILT_IN, Recipe, ablations, load
+from openmimo.recipes.mimo7b import mimo7b, mimo7b_0530
+from openmimo.recipes.tiny import tiny
+
+SECTIONS = [f.name for f in dataclasses.fields(Recipe) if f.name not in ("name", "threads")]
+NEW = {
+    "data": "data.max_pages=7",
+    "corpus": "corpus.num_rl=7",
+    "model": "model.hidden_size=256",
+    "pretrain": "pretrain.batch_ramp_tokens=2e6",
+    "sft": "sft.learning_rate=1e-4",
+    "rl": "rl.scheme=strict",
+    "engine": "engine.max_batch_size=7",
+    "judge": "judge.wall_s=0.7",
+    "eval": "eval.sweep_temperatures=0.1,0.2",
+}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_recipe_loads_under_its_name(name: str) -> None:
+    assert load(name).name == name
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_section_of_every_recipe_can_be_overridden(name: str, section: str) -> None:
+    recipe = load(name)
+    changed = with_overrides(recipe, [NEW[section]])
+    key = NEW[section].split("=")[0].split(".")[1]
+    assert getattr(getattr(changed, section), key) != getattr(getattr(recipe, section), key)
+    assert replace(changed, **{section: getattr(recipe, section)}) == recipe  # and nothing else moved
+    assert NEW[section].split("=")[0] in keys(recipe)
+
+
+def test_every_ablation_is_tiny_with_one_section_changed() -> None:
+    made = [f() for f in vars(ablations).values() if callable(f) and getattr(f, "__module__", "") == ablations.__name__]
+    assert len(made) >= 6
+    for recipe in made:
+        same = [getattr(recipe, section) == getattr(tiny(), section) for section in SECTIONS]
+        assert same.count(False) == 1 and recipe.name != "tiny"
+
+
+def test_mimo7b_mixes_what_the_paper_says() -> None:
+    first, second, third = (stage.mixture for stage in mimo7b().pretrain.stages)
+    for mixture in (first, second, third):
+        assert sum(mixture.values()) == pytest.approx(1.0)
+    assert "synthetic" not in first and "synthetic" not in second  # MiMo 2.1: responses come in stage 3
+    assert second["maths"] + second["code"] == pytest.approx(0.7)
+    assert third["synthetic"] == pytest.approx(0.1)
+
+
+def test_mimo7b_0530_updates_once_a_batch() -> None:
+    assert mimo7b().rl.batch_groups // mimo7b().rl.minibatch_groups == 16
+    assert mimo7b_0530().rl.batch_groups == mimo7b_0530().rl.minibatch_groups == 512
