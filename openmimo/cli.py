@@ -196,7 +196,7 @@ def generate(
 ) -> None:
     """Answer prompts with a trained folder.
 
-    Example: openmimo generate runs/tiny/models/rl "Work modulo 10. Let a = 4, b = a + 9. Find b."
+    Example: openmimo generate runs/tiny/models/rl "Work modulo 10. Start 4. A + 9. B * 3. End?"
     """
     from openmimo.talk import answer
 
