@@ -61,7 +61,7 @@ def policy_loss(*, clip_low: float, clip_high: float, temperature: float = 1.0) 
                 "entropy": (entropy * batch.loss_weights).sum(),
                 "clip_high": ((ratio > 1.0 + clip_high) & up).float().sum(),
                 "clip_low": ((ratio < 1.0 - clip_low) & ~up).float().sum(),
-                "kl": ((torch.expm1(-log_ratio) + log_ratio) * batch.loss_weights).sum(),
+                "kl": ((torch.expm1(log_ratio) - log_ratio) * batch.loss_weights).sum(),
             }
         return -(objective * batch.loss_weights).sum(), metrics
 
