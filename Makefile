@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/openmimo run tiny
 
 test: setup
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest tests -m slow

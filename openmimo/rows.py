@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,23 @@ def write_rows(path: Path, rows: Iterable[Any]) -> int:
     return count
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file.
+def read_rows(path: Path, fields: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file, gzipped or not, that all have `fields`.
 
     Raises:
-        ValueError: for a missing file, or a line that is no JSON object, with its number.
+        ValueError: for a missing or torn file, a line that is no JSON object or lacks a field, with its number.
     """
     if not path.is_file():
         raise missing_file(path)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        lines = enumerate(file, 1)
+        while True:
+            try:
+                number, line = next(lines)
+            except StopIteration:
+                return
+            except (gzip.BadGzipFile, EOFError) as error:
+                raise ValueError(f"{path} is no whole gzip file: {error}") from error
             if not line.strip():
                 continue
             try:
@@ -52,6 +60,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{path}:{number} is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}:{number} is a {type(row).__name__}, expected an object")
+            lacking = [name for name in fields if name not in row]
+            if lacking:
+                raise ValueError(f"{path}:{number} lacks {lacking[0]!r}; it has {', '.join(sorted(row))}")
             yield row
 
 

@@ -16,14 +16,14 @@ def boxed(text: str) -> str:
 
 
 def solve_chain_again(prompt: str) -> str:
-    """Evaluate the equations of the prompt's own words."""
-    match = re.fullmatch(r"Work modulo 10\. Let (.*)\. Find (\w)\.", prompt)
+    """Do the operations of the prompt's own words, one after the other."""
+    match = re.fullmatch(r"Work modulo 10\. Start (\d)\. (.*)\. End\?", prompt)
     assert match
-    values: dict[str, int] = {}
-    for equation in match[1].split(", "):
-        name, expression = equation.split(" = ")
-        values[name] = eval(expression, {}, values) % 10
-    return str(values[match[2]])
+    value = int(match[1])
+    for step in match[2].split(". "):
+        _, operator, number = step.split(" ")
+        value = eval(f"{value} {operator} {number}") % 10
+    return str(value)
 
 
 def passes(problem: Problem, response: str) -> bool:
@@ -143,4 +143,4 @@ def test_problems_are_ready_for_the_judge() -> None:
             else:
                 assert problem.answer.isdigit() and not problem.tests
     chain, longer = (FAMILIES["chain"].draw(random.Random(1), n).problem.prompt for n in (3, 6))
-    assert chain.count("=") == 3 and longer.count("=") == 6
+    assert chain.count(".") == 3 + 2 and longer.count(".") == 6 + 2

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from openmimo.eval.benchmarks.asserts import unit_tests
-from openmimo.eval.benchmarks.files import rows
 from openmimo.eval.benchmarks.gsm8k import gsm8k
 from openmimo.eval.benchmarks.humaneval import humaneval
 from openmimo.eval.benchmarks.math import math
@@ -19,6 +18,7 @@ from openmimo.judge.code import check_problem, judge_code
 from openmimo.judge.math import quick
 from openmimo.judge.sandbox.limits import Limits
 from openmimo.judge.sandbox.supervisor import Sandbox
+from openmimo.rows import read_rows
 from openmimo.types import Problem, UnitTest
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -117,10 +117,10 @@ def test_files_that_are_wrong_are_named(tmp_path: Path) -> None:
         math(jsonl(tmp_path / "c.jsonl", {"problem": "p", "solution": "s"}))
     (tmp_path / "d.gz").write_bytes(gzip.compress(b'{"a": 1}\n')[:-9])
     with pytest.raises(ValueError, match="no whole gzip file"):
-        list(rows(tmp_path / "d.gz", ()))
+        list(read_rows(tmp_path / "d.gz", ()))
     (tmp_path / "e.jsonl").write_text('{"a": "x\u2028y"}\n[1]\n')
     with pytest.raises(ValueError, match=r"e\.jsonl:2 is a list"):
-        list(rows(tmp_path / "e.jsonl", ()))
+        list(read_rows(tmp_path / "e.jsonl", ()))
 
 
 def test_gsm8k_whole() -> None:

@@ -174,8 +174,11 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_none_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"config\.json is missing"):
+    with pytest.raises(ValueError, match=r"nowhere does not exist"):
         load_folder(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"config\.json is missing"):
+        load_folder(tmp_path / "empty")
     folder = save_folder(model_of(), tmp_path / "m")
     with_fields(folder, model_type="llama")
     with pytest.raises(ValueError, match="model_type 'llama' is not supported"):

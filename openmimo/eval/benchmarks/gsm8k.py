@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openmimo.eval.benchmarks.files import rows
+from openmimo.rows import read_rows
 from openmimo.types import Problem
 
 PROMPT = "{question}\n\nReason step by step, and put the final answer in \\boxed{{}}."
@@ -17,7 +17,7 @@ def gsm8k(path: Path) -> list[Problem]:
         ValueError: for a row without a final answer.
     """
     problems = []
-    for number, row in enumerate(rows(path, ("question", "answer"))):
+    for number, row in enumerate(read_rows(path, ("question", "answer"))):
         _, marker, final = row["answer"].rpartition("####")
         answer = final.strip().replace(",", "")
         if not (marker and answer):

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 from openmimo.eval.benchmarks.asserts import Loaded, unit_tests
-from openmimo.eval.benchmarks.files import rows
+from openmimo.rows import read_rows
 from openmimo.types import Problem
 
 PROMPT = (
@@ -18,7 +18,7 @@ PROMPT = (
 def humaneval(path: Path) -> Loaded:
     """Problems of the public file whose `check` holds plain equalities alone; the rest with the reason."""
     problems, left_out = [], {}
-    for row in rows(path, ("task_id", "prompt", "entry_point", "canonical_solution", "test")):
+    for row in read_rows(path, ("task_id", "prompt", "entry_point", "canonical_solution", "test")):
         try:
             tests = unit_tests(_statements(row["test"]), "candidate")
         except ValueError as error:

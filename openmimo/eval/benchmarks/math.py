@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openmimo.eval.benchmarks.files import rows
 from openmimo.judge.math import extract_answer
+from openmimo.rows import read_rows
 from openmimo.types import Problem
 
 PROMPT = "{problem}\n\nReason step by step, and put the final answer in \\boxed{{}}."
@@ -20,7 +20,7 @@ def math(path: Path, *, name: str = "math500") -> list[Problem]:
         ValueError: for a row with neither.
     """
     problems = []
-    for number, row in enumerate(rows(path, ("problem", "solution"))):
+    for number, row in enumerate(read_rows(path, ("problem", "solution"))):
         answer = str(row.get("answer") or "").strip() or extract_answer(row["solution"])
         if not answer:
             raise ValueError(f"{path}, row {number} has no answer and no \\boxed{{}} in its solution")

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 from openmimo.eval.benchmarks.asserts import Loaded, unit_tests
-from openmimo.eval.benchmarks.files import rows
+from openmimo.rows import read_rows
 from openmimo.types import Problem
 
 PROMPT = "{text}\n\nIt must pass this test:\n```python\n{test}\n```\n\nGive the function in one fenced code block."
@@ -20,7 +20,7 @@ def mbpp(path: Path, *, ids: range = TEST_IDS) -> Loaded:
         ids: task ids to read.
     """
     problems, left_out = [], {}
-    for row in rows(path, ("text", "code", "task_id", "test_list")):
+    for row in read_rows(path, ("text", "code", "task_id", "test_list")):
         if row["task_id"] not in ids:
             continue
         name = f"mbpp/{row['task_id']}"
