@@ -126,10 +126,13 @@ def _parse(text: str, hint: Any, key: str) -> Any:
         if hint is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
         if hint is int:
-            return int(float(text)) if "e" in text.lower() else int(text.replace("_", ""))
+            value = float(text) if "e" in text.lower() else int(text.replace("_", ""))
+            if value != int(value):
+                raise ValueError(f"{text} is no integer")
+            return int(value)
         if hint is float:
             return float(text.replace("_", ""))
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise ValueError(f"--set {key}={text}: expected {hint.__name__}") from error
     if hint is str:
         return text

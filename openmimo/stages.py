@@ -323,10 +323,10 @@ def _curated(run: Run, recipe: Recipe, chat: Chat, engine: Engine, judge: JudgeP
             engine,
             judge,
             problems,
-            dataclasses.replace(recipe.eval, max_new_tokens=recipe.rl.max_new_tokens),
+            dataclasses.replace(recipe.eval, max_new_tokens=recipe.rl.max_new_tokens, top_p=recipe.rl.top_p),
             chat=chat,
             seed=run.seed + 1,
-            temperature=1.0,
+            temperature=recipe.rl.temperature,
             num_samples=recipe.rl.curation_samples,
             title="curate",
         )
@@ -354,8 +354,8 @@ def _chance(document_id: str) -> float:
 
 def _even_sample(texts: Sequence[str], characters: int) -> list[str]:
     """The head of every text, as long as fits the budget when all get the same."""
-    each = max(64, characters // max(1, len(texts)))
-    return [text[: 4 * each] for text in texts][: max(1, characters // each)]
+    chosen = evenly_spaced(texts, max(1, characters // 64))
+    return [text[: 4 * characters // len(chosen)] for text in chosen]
 
 
 def _model_config(recipe: Recipe, chat: Chat) -> MiMoConfig:

@@ -37,7 +37,8 @@ def curate(
     solution fails any test; without a golden solution, when no rollout passes any test; when every rollout is perfect.
 
     Args:
-        groups: one per problem, judged rollouts of the SFT model; a problem without one is dropped as `not_rolled_out`.
+        groups: one per problem, judged rollouts of the SFT model; a problem without one, or of which
+            the judge could say nothing, is dropped as `not_rolled_out`.
         level: pass rate of a test, 0 to 1 -> difficulty level.
         golden: judges a code problem's golden solution.
     """
@@ -84,7 +85,7 @@ def _reason(
         return "no_tests"
     if problem.kind == "code" and problem.solution and golden and golden(problem).status != "accepted":
         return "golden_fails"
-    if group is None:
+    if group is None or all(verdict.status == "internal_error" for verdict in group.verdicts):
         return "not_rolled_out"
     if problem.kind == "code":
         if not problem.solution and not any(rates_by_test(group)):

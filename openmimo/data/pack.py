@@ -80,8 +80,3 @@ def stack(rows: Sequence[Sequence[Sample]], context: int) -> Batch:
             start = end
     extra = {"advantages": advantages, "old_logprobs": old, "sequence_ids": groups} if learns else {}
     return Batch(token_ids, positions, document_ids, loss_weights, **extra)
-
-
-def efficiency(batch: Batch) -> float:
-    """Share of slots that hold a token, 0 to 1."""
-    return float((np.asarray(batch.document_ids) >= 0).mean())

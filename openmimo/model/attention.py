@@ -25,11 +25,14 @@ def document_mask(document_ids_BT: Tensor) -> Tensor:
 
 def packed_attention(document_ids_BT: Tensor) -> Attend:
     """Attend within documents; the mask is built once and shared by all layers."""
-    mask = document_mask(document_ids_BT)
+    allowed = document_mask(document_ids_BT)
+    masks: dict[torch.dtype, Tensor] = {}
 
     def attend(layer: int, q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q_BTHE, k_BTKE, v_BTKE))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+        if q.dtype not in masks:  # additive: a boolean one would be converted again in every layer
+            masks[q.dtype] = torch.zeros_like(allowed, dtype=q.dtype).masked_fill(~allowed, float("-inf"))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=masks[q.dtype], enable_gqa=q.shape[1] != k.shape[1])
         return out.transpose(1, 2)
 
     return attend

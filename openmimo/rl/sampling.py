@@ -49,10 +49,15 @@ class ProblemPool:
         return Draws(self, step)
 
     def apply(self, step: int, prefix: Sequence[Group], draws: Draws) -> None:
-        """Move problems and the cursor by what the selected prefix showed, in launch order."""
+        """Move problems and the cursor by what the selected prefix showed, in launch order.
+
+        A group without rewards, dropped for the judge's own fault, moves nothing.
+        """
         for group in prefix:
+            if not group.rewards:
+                continue
             known = group.problem.id in self.easy
-            if group.rewards and is_easy(group.rewards):
+            if is_easy(group.rewards):
                 if not known:
                     self.easy.append(group.problem.id)
             elif known and group.stratum == "easy":

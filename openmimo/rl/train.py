@@ -99,6 +99,7 @@ def train(
         out: the run folder, for metrics and samples.
         validate: policy version -> metrics, called every `validate_every` steps with the engine up to date.
     """
+    check_lengths(problems, chat, config)
     freeze_mtp(model)
     state = TrainState(model, Optimizer(model, config.optim))
     pool = ProblemPool(problems, seed, config.alpha)
@@ -270,6 +271,21 @@ def cost(batch: BatchResult) -> dict[str, float]:
         "aborted_groups": batch.stats.aborted,
         "waste": batch.stats.waste,
     }
+
+
+def check_lengths(problems: Sequence[Problem], chat: Chat, config: RLConfig) -> None:
+    """Every prompt with its longest response must fit a packed row: known before anything is generated.
+
+    Raises:
+        ValueError: for one that does not.
+    """
+    for problem in problems:
+        longest = len(chat.render_prompt(problem.prompt)) + config.max_new_tokens
+        if longest > config.context:
+            raise ValueError(
+                f"problem {problem.id} with its response may take {longest} tokens, a row has {config.context}; "
+                f"raise rl.context or lower rl.max_new_tokens={config.max_new_tokens}"
+            )
 
 
 def freeze_mtp(model: MiMo) -> None:

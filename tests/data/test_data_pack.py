@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmimo.data.pack import Sample, efficiency, fit_rows, pack, stack
+from openmimo.data.pack import Sample, fit_rows, pack, stack
 
 LENGTHS = st.integers(1, 40).flatmap(
     lambda context: st.tuples(st.just(context), st.lists(st.integers(1, context), max_size=60))
@@ -59,7 +59,6 @@ def test_a_batch_holds_every_token_of_every_sequence_in_order(sequences: list[li
     assert found == Counter(map(tuple, sequences))
     padding = batch.document_ids < 0
     assert not batch.token_ids[padding].any() and not batch.loss_weights[padding].any()
-    assert efficiency(batch) == pytest.approx(sum(map(len, sequences)) / batch.token_ids.size)
 
 
 def test_documents_of_natural_lengths_leave_little_empty() -> None:

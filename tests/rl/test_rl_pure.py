@@ -136,6 +136,13 @@ def test_perfect_problems_enter_the_easy_pool_and_imperfect_draws_leave_it() -> 
     assert pool.easy == [b.id]
 
 
+def test_a_group_that_the_judge_failed_on_leaves_the_easy_pool_as_it_was() -> None:
+    pool = ProblemPool(problems(4), seed=0, alpha=0.1)
+    pool.easy = ["p1"]
+    pool.apply(0, [group(pool.by_id("p1"), (), "easy")], pool.draws(0))
+    assert pool.easy == ["p1"]
+
+
 def test_pooled_problems_come_from_the_easy_stratum_alone_at_rate_alpha() -> None:
     pool = ProblemPool(problems(50), seed=1, alpha=0.1)
     pool.easy = ["p3", "p4"]
