@@ -18,7 +18,7 @@ from openmimo.train.pretrain import PretrainConfig, StageConfig
 from openmimo.train.sft import SFTConfig
 
 CONTEXT, LONG_CONTEXT = 256, 512
-TOTAL = 2.0e6
+TOTAL = 1.8e6
 """Pre-training slots. MiMo's stages take 75 %, 17 % and 8 % of its tokens; here 60, 24 and 16."""
 
 
