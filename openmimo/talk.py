@@ -80,6 +80,8 @@ def converse(folder: Path, lines: Iterable[str], *, max_new_tokens: int, tempera
 
 def serve(folder: Path, *, host: str, port: int, num_draft_layers: int) -> None:
     """Listen until interrupted."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port must be 0 to 65535, got {port}")
     import uvicorn
 
     from openmimo.engine.server import create_app
