@@ -57,9 +57,12 @@ Out = Annotated[Path | None, typer.Option("--out", help="run folder; default run
 
 def _seed(text: str) -> int:
     try:
-        return int(text)
+        seed = int(text)
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no integer, 0 is one") from error
+    if not -(2**63) <= seed < 2**63:
+        raise typer.BadParameter(f"{text} must fit 64 bits, 0 does")
+    return seed
 
 
 Seed = Annotated[int, typer.Option("--seed", parser=_seed, metavar="N", help="all but the clock follows from it")]
@@ -318,9 +321,11 @@ def plan(recipe: RecipeName, set: Set = None, json: Json = False) -> None:
     """
     from openmimo.config import with_overrides
     from openmimo.plan import plan_of, table
-    from openmimo.recipes import load
+    from openmimo.recipes import check, load
 
-    found = plan_of(with_overrides(load(recipe), set or []))
+    changed = with_overrides(load(recipe), set or [])
+    check(changed)
+    found = plan_of(changed)
     if json:
         _print(found)
         return
@@ -400,16 +405,23 @@ def _stages(
     json: bool,
 ) -> None:
     from openmimo.config import with_overrides
-    from openmimo.recipes import load
+    from openmimo.recipes import STAGES, check, load
     from openmimo.run import Run
 
     recipe = load(name)
     assignments = list(assignments or [])
     if pages is not None:
+        from openmimo.data.read import list_files, nothing_read
+
         _exist([pages])
+        if not list_files([pages]):
+            raise nothing_read([pages], [])
         assignments.append(f"data.pages={pages}")
     recipe = with_overrides(recipe, assignments)
+    check(recipe)
     folder = out or Path("runs") / recipe.name
+    if stages[0] != STAGES[0] and not (folder / "run.json").is_file():
+        raise ValueError(f"stage {stages[0]} needs stage data first: openmimo data {name} --out {folder}")
     with Run(folder, name, seed, recipe) as opened:
         from openmimo.stages import run_stages, show_summary
 

@@ -67,8 +67,7 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """Stage name -> what it left behind, in the order they finished."""
-        path = self.folder / "state.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return _read(self.folder / "state.json")
 
     def finish(self, stage: str, result: dict[str, Any]) -> None:
         """Record a finished stage, durably."""
@@ -78,7 +77,7 @@ class Run:
         mine = {"recipe": self.recipe, "seed": self.seed, "config": json.loads(json.dumps(to_dict(self.config)))}
         path = self.folder / "run.json"
         if path.is_file():
-            theirs = json.loads(path.read_text(encoding="utf-8"))
+            theirs = _read(path)
             changed = differences(theirs, mine)
             if changed:
                 more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -87,3 +86,16 @@ class Run:
                 )
             return
         write_text(path, json.dumps(mine, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; {} if the file is not there."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}; choose another --out") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is a {type(found).__name__}, expected an object; choose another --out")
+    return found

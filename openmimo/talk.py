@@ -38,6 +38,8 @@ def answer(
     num_draft_layers: int = 0,
 ) -> list[dict[str, Any]]:
     """`n` responses to every prompt, in order: prompt, text, tokens, finish_reason."""
+    if n < 1:
+        raise ValueError(f"-n must be at least 1, got {n}")
     engine, chat = open_engine(folder, num_draft_layers=num_draft_layers)
     sampling = Sampling(
         max_new_tokens, temperature=temperature, top_p=top_p, stop_token_ids=chat.stop_token_ids, seed=seed
@@ -78,6 +80,8 @@ def converse(folder: Path, lines: Iterable[str], *, max_new_tokens: int, tempera
 
 def serve(folder: Path, *, host: str, port: int, num_draft_layers: int) -> None:
     """Listen until interrupted."""
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port must be 0 to 65535, got {port}")
     import uvicorn
 
     from openmimo.engine.server import create_app

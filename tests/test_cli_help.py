@@ -84,6 +84,13 @@ def test_a_wrong_name_is_repeated_with_the_nearest_right_one(
         (("run", "nano", "--set", "rl.steps"), "'rl.steps'"),
         (("run", "nano", "--set", "rl=3"), "rl=3"),
         (("run", "nano", "--seed", "x"), "--seed"),
+        (("run", "nano", "--seed", "9" * 30), "9" * 30),
+        (("run", "nano", "--set", "eval.temperature=-1"), "eval.temperature must be at least 0, got -1.0"),
+        (("run", "nano", "--set", "threads=0"), "threads must be at least 1, got 0"),
+        (("plan", "nano", "--set", "rl.steps=-1"), "rl.steps must be at least 0, got -1"),
+        (("plan", "nano", "--set", "model.num_attention_heads=0"), "model.num_attention_heads must be at least 1"),
+        (("generate", "nowhere", "a question", "-n", "0"), "-n must be at least 1, got 0"),
+        (("serve", "nowhere", "--port", "99999"), "--port must be 0 to 65535, got 99999"),
         (("run",), "recipe"),
         (("run", "--nope"), "--nope"),
     ],
@@ -158,6 +165,77 @@ def test_every_missing_file_or_folder_is_repeated_in_one_line(
     wrong = str(tmp_path / "nowhere")
     assert wrong in mistake(capsys, *(word.format(wrong=wrong) for word in arguments))
     assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("data", "nano", "--pages", "{inputs}", "--out", "out"),
+        ("data", "extract", "{inputs}", "-o", "out.jsonl"),
+        ("data", "dedup", "{inputs}", "-o", "out.parquet"),
+        ("pretrain", "nano", "--out", "{inputs}"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_an_empty_folder_is_refused_and_nothing_is_written(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inputs = tmp_path / "empty"
+    inputs.mkdir()
+    assert str(inputs) in mistake(capsys, *(word.format(inputs=inputs) for word in arguments))
+    assert list(tmp_path.rglob("*")) == [inputs], "a refused command leaves nothing behind"
+
+
+def test_inputs_of_which_nothing_can_be_read_are_refused_with_the_reason(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text("{nope\n")
+    (tmp_path / "a.pdf").write_text("no pdf")
+    for command, name, why in (("dedup", "a.jsonl", "a.jsonl:1: not a document row"), ("extract", "a.pdf", "%PDF-")):
+        line = mistake(capsys, "data", command, str(tmp_path / name), "-o", str(tmp_path / "out.jsonl"))
+        assert str(tmp_path / name) in line and why in line, line
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.py", "def f(:", "SyntaxError"),
+        ("a.py", "import nowhere_to_be_found", "nowhere_to_be_found"),
+        ("a.py", "def f(x): return x", "missing 1 required positional argument"),
+        ("a.txt", "text", "no Python file"),
+    ],
+)
+def test_a_broken_recipe_file_is_one_line(
+    name: str, text: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    line = mistake(capsys, "plan", f"{tmp_path / name}:f")
+    assert name in line and said in line, line
+
+
+@pytest.mark.parametrize("name", ["run.json", "state.json"])
+@pytest.mark.parametrize("text", ['{"data": ', "[]"], ids=["torn", "a list"])
+def test_a_damaged_run_folder_is_named(
+    name: str, text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    code, out, err = run(capsys, "run", "nano", "--out", str(tmp_path))
+    assert (code, out) == (2, "") and err.count("\n") == 1 and str(tmp_path / name) in err, err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("tokenizer.json", "{}"), ("tokenizer_config.json", "{"), ("config.json", "[]")]
+)
+def test_a_damaged_model_folder_is_named(
+    name: str, text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from openmimo.data.tokenizer import save_tokenizer, train_tokenizer
+
+    save_tokenizer(train_tokenizer(["some text"], 300), tmp_path, chat_template="", max_length=64)
+    (tmp_path / name).write_text(text)
+    assert str(tmp_path / name) in mistake(capsys, "generate", str(tmp_path), "a question")
 
 
 def test_a_process_ends_with_code_2_and_one_line_and_help_without_torch() -> None:

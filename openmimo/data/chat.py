@@ -39,7 +39,10 @@ class Chat:
         """From a Hugging Face folder: its own template, from tokenizer_config.json or chat_template.jinja, wins."""
         tokenizer = load_tokenizer(folder)
         path = folder / "tokenizer_config.json"
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
         end = config.get("eos_token") or IM_END
         if isinstance(end, dict):  # an AddedToken, as older files have it
             end = end["content"]

@@ -168,9 +168,12 @@ def dedup_to(inputs: Sequence[Path], out: Path) -> dict[str, int]:
 
     Returns:
         Counts: `documents`, `kept`, `dropped: REASON` for each reason, `broken inputs`.
+
+    Raises:
+        ValueError: if the inputs hold no document at all.
     """
     from openmimo.data.extract import Dropped, extract
-    from openmimo.data.read import broken_collector, read
+    from openmimo.data.read import broken_collector, nothing_read, read
 
     report, broken = broken_collector()
     counts: dict[str, int] = {"documents": 0, "kept": 0}
@@ -180,6 +183,8 @@ def dedup_to(inputs: Sequence[Path], out: Path) -> dict[str, int]:
             counts[f"dropped: {result.reason}"] = counts.get(f"dropped: {result.reason}", 0) + 1
         else:
             found.append(result)
+    if not found and len(counts) == 2:  # not even a dropped page
+        raise nothing_read(inputs, broken)
     table = documents_table(found)
     counts["documents"] = table.num_rows
     for keys, drop in ((url_keys, drop_url_copies), (minhash_keys, drop_near_copies)):

@@ -65,9 +65,12 @@ def extract_to(inputs: Sequence[Path], out: Path) -> dict[str, int]:
 
     Returns:
         Counts: `pages`, `documents`, `dropped: REASON` for each reason, `broken inputs`.
+
+    Raises:
+        ValueError: if the inputs hold no page at all.
     """
     from openmimo.data.dedup import write_documents
-    from openmimo.data.read import broken_collector, read
+    from openmimo.data.read import broken_collector, nothing_read, read
 
     report, broken = broken_collector()
     counts: dict[str, int] = {"pages": 0, "documents": 0}
@@ -82,6 +85,8 @@ def extract_to(inputs: Sequence[Path], out: Path) -> dict[str, int]:
             else:
                 counts["documents"] += 1
                 yield result
+        if not counts["pages"]:
+            raise nothing_read(inputs, broken)
 
     write_documents(documents(), out)
     counts["broken inputs"] = len(broken)

@@ -213,3 +213,10 @@ def broken_collector() -> tuple[Report, list[tuple[str, str]]]:
     """A report function and the list it fills: for callers that count instead of printing."""
     found: list[tuple[str, str]] = []
     return lambda name, reason: found.append((name, reason)), found
+
+
+def nothing_read(inputs: Sequence[Path], broken: Sequence[tuple[str, str]]) -> ValueError:
+    """The error for inputs without one page, saying why where something was broken."""
+    places = ", ".join(map(str, inputs))
+    why = f"{broken[0][0]}: {broken[0][1]}" if broken else f"files that end in {', '.join(KNOWN_SUFFIXES)} are read"
+    return ValueError(f"no page or document in {places}; {why}")

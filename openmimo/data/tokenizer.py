@@ -13,6 +13,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from openmimo.config import missing_file
+
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END)
 THINK_TOKENS = ("<think>", "</think>")
@@ -69,9 +71,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """Read the tokenizer of a Hugging Face folder.
 
     Raises:
-        ValueError: if the folder has no tokenizer.json.
+        ValueError: if the folder does not exist, or has no tokenizer.json that can be read.
     """
     path = folder / "tokenizer.json"
+    if not folder.exists():
+        raise missing_file(folder)
     if not path.is_file():
         raise ValueError(f"{folder} has no tokenizer.json; a Hugging Face folder holds one beside config.json")
-    return Tokenizer.from_file(str(path))
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ValueError(f"{path} is no tokenizer: {error}") from error

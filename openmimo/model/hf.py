@@ -123,12 +123,16 @@ def load_config(folder: Path) -> MiMoConfig:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} is a {type(raw).__name__}, expected an object")
     kind = raw.get("model_type", "")
     if kind not in ("mimo", "qwen2"):
         raise ValueError(f"{path}: model_type {kind!r} is not supported; mimo and qwen2 are")
     for name in REQUIRED_FIELDS:
         if not isinstance(raw.get(name), int):
             raise ValueError(f"{path} lacks {name}, or it is no integer: {raw.get(name)!r}")
+        if raw[name] < 1:
+            raise ValueError(f"{path}: {name} must be at least 1, got {raw[name]}")
     _refuse_unsupported(raw, path)
     names = {f.name for f in dataclasses.fields(MiMoConfig)}
     values = {k: v for k, v in raw.items() if k in names and v is not None}
@@ -182,7 +186,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{index} is no index of tensors: expected an object with a weight_map") from error
     else:
         files = sorted(p.name for p in folder.glob("*.safetensors"))
     if not files:

@@ -65,17 +65,52 @@ def load(name: str) -> Recipe:
     if not Path(path).is_file():
         raise missing_file(Path(path))
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec and spec.loader
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file; a recipe stands in FILE.py:FUNCTION")
     module_ = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module_)
+    try:
+        spec.loader.exec_module(module_)
+    except Exception as error:  # the user's own code
+        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     functions = {k: v for k, v in vars(module_).items() if callable(v) and not k.startswith("_")}
     if function not in functions:
         raise ValueError(f"{path} has no recipe {function!r}; the nearest is {nearest(function, functions)!r}")
     return _call(functions[function], name)
 
 
+def check(recipe: Recipe) -> None:
+    """Refuse, before any stage begins, what a late stage would stumble on.
+
+    Raises:
+        ValueError: naming the key, its value and the least right one.
+    """
+    at_least = {
+        "threads": (recipe.threads, 1),
+        "rl.steps": (recipe.rl.steps, 0),
+        "rl.temperature": (recipe.rl.temperature, 0),
+        "rl.max_new_tokens": (recipe.rl.max_new_tokens, 1),
+        "eval.num_samples": (recipe.eval.num_samples, 1),
+        "eval.sweep_samples": (recipe.eval.sweep_samples, 1),
+        "eval.max_active_requests": (recipe.eval.max_active_requests, 1),
+        "eval.max_new_tokens": (recipe.eval.max_new_tokens, 1),
+        "eval.temperature": (recipe.eval.temperature, 0),
+        "eval.sweep_temperatures": (min(recipe.eval.sweep_temperatures, default=0), 0),
+        "judge.num_workers": (recipe.judge.num_workers, 1),
+        **{
+            f"model.{name}": (getattr(recipe.model, name), 1)
+            for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        },
+    }
+    for key, (value, least) in at_least.items():
+        if not value >= least:
+            raise ValueError(f"{key} must be at least {least}, got {value}")
+
+
 def _call(function: Callable[[], object], name: str) -> Recipe:
-    recipe = function()
+    try:
+        recipe = function()
+    except Exception as error:  # the user's own code
+        raise ValueError(f"recipe {name} failed: {type(error).__name__}: {error}") from error
     if not isinstance(recipe, Recipe):
         raise ValueError(f"recipe {name} returned {type(recipe).__name__}; it should return an openmimo.recipes.Recipe")
     return recipe

@@ -11,7 +11,7 @@ from openmimo.data.chat import CHAT_TEMPLATE, Chat
 from openmimo.data.tokenizer import save_tokenizer, train_tokenizer
 from openmimo.model.attention import packed_attention
 from openmimo.model.config import MiMoConfig
-from openmimo.model.hf import inspect_folder, load_config, load_folder, save_folder
+from openmimo.model.hf import inspect_folder, load_config, load_folder, read_tensors, save_folder
 from openmimo.model.mimo import MiMo
 
 SMALL = MiMoConfig(
@@ -223,3 +223,10 @@ def test_a_qwen2_config_without_optional_fields_has_qwen2s_defaults(tmp_path: Pa
 def test_the_released_shape_has_the_released_number_of_parameters() -> None:
     assert MiMoConfig().num_parameters() == (7_622_619_136, 210_790_400)
     assert sum(SMALL.num_parameters()) == sum(p.numel() for p in MiMo(SMALL).parameters())
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_an_index_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is no index of tensors"):
+        read_tensors(tmp_path)
