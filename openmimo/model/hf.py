@@ -141,6 +141,10 @@ def load_config(folder: Path) -> MiMoConfig:
         values.setdefault("rope_theta", rope["rope_theta"])
     if kind == "qwen2":
         values = {**QWEN2_DEFAULTS, **values, "num_nextn_predict_layers": 0, "attention_bias": True}
+    for name in ("rope_theta", "rms_norm_eps"):
+        value = values.get(name, 1.0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise ValueError(f"{path}: {name} must be a number above 0, got {value!r}")
     return MiMoConfig(**values)
 
 

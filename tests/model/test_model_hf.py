@@ -230,3 +230,11 @@ def test_an_index_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is no index of tensors"):
         read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["x", 0, -1.0, True])
+def test_a_rope_base_that_is_none_is_named(tmp_path: Path, value: object) -> None:
+    folder = save_folder(model_of(), tmp_path / "m")
+    with_fields(folder, rope_theta=value)
+    with pytest.raises(ValueError, match=r"rope_theta must be a number above 0, got"):
+        load_folder(folder)
