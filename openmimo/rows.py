@@ -8,11 +8,11 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from openmimo.checkpoint import sync_folder
 from openmimo.config import missing_file, nearest
-from openmimo.types import Document, Problem, UnitTest
+from openmimo.types import CheckerName, Document, Problem, UnitTest
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> int:
@@ -89,8 +89,16 @@ def problem_from(row: Mapping[str, Any], where: str = "problem") -> Problem:
         if name not in row:
             raise ValueError(f"{where} lacks {name!r}; the fields are {', '.join(names)}")
     for name, value in row.items():
-        if name != "tests" and not isinstance(value, str):
+        if name not in ("tests", "tolerance", "limits") and not isinstance(value, str):
             raise ValueError(f"{where}: {name} must be text, got {str(value)[:80]!r}")
+    checkers = get_args(CheckerName)
+    if row.get("checker", "tokens") not in checkers:
+        raise ValueError(f"{where} has checker {row['checker']!r}; {', '.join(checkers)} are known")
+    tolerance, limits = row.get("tolerance", 1e-6), row.get("limits", {})
+    if not isinstance(tolerance, (int, float)) or not tolerance >= 0:
+        raise ValueError(f"{where}: tolerance must be 0 or more, got {tolerance!r}")
+    if not isinstance(limits, Mapping) or not all(isinstance(value, (int, float)) for value in limits.values()):
+        raise ValueError(f"{where}: limits must be an object of numbers, got {str(limits)[:80]!r}")
     if row["kind"] not in ("math", "code"):
         raise ValueError(f"{where} has kind {row['kind']!r}; math and code are known")
     tests = row.get("tests") or ()
@@ -103,9 +111,11 @@ def _test_from(row: Any, where: str) -> UnitTest:
     try:
         test = UnitTest(**row)
     except TypeError as error:
-        raise ValueError(f"{where}: a test has input, expected and maybe level, got {str(row)[:80]}") from error
-    if not (isinstance(test.input, str) and isinstance(test.expected, str)):
-        raise ValueError(f"{where}: a test's input and expected must be text, got {str(row)[:80]}")
+        raise ValueError(
+            f"{where}: a test has input, expected and maybe level or assertion, got {str(row)[:80]}"
+        ) from error
+    if not (isinstance(test.input, str) and isinstance(test.expected, str) and isinstance(test.assertion, str)):
+        raise ValueError(f"{where}: a test's input, expected and assertion must be text, got {str(row)[:80]}")
     if test.level is not None and (not isinstance(test.level, int) or test.level < 0):
         raise ValueError(f"{where}: a test's level must be 0 or more, or null, got {test.level!r}")
     return test

@@ -14,6 +14,7 @@ Kind = Literal["math", "code"]
 Status = Literal[
     "accepted",
     "wrong_answer",
+    "no_answer",
     "time_limit",
     "memory_limit",
     "output_limit",
@@ -21,7 +22,10 @@ Status = Literal[
     "compile_error",
     "internal_error",
 ]
-"""What a judge may say of a test or a solution. `internal_error` is the judge's own fault, never a 0."""
+"""What a judge may say of a test or a solution. `no_answer`: a maths response without a box. `internal_error` is the
+judge's own fault, never a 0."""
+
+CheckerName = Literal["tokens", "exact", "floats", "unordered_lines", "special"]
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -51,6 +55,10 @@ class UnitTest:
     """Standard output; for a problem with an entry point, the JSON of the value returned."""
     level: int | None = None
     """Difficulty level, 0 is easiest (MiMo 3.3.1); None until rollouts have measured it."""
+    assertion: str = ""
+    """Python source that runs after the solution in its process, as HumanEval and MBPP ship tests; passed if it ends
+    without an exception. `input` and `expected` are then empty. Weaker: the program could look for the expected value.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,18 @@ class Problem:
     family: str = ""
     solution: str = ""
     """A golden solution, where there is one."""
+    language: str = "python"
+    """Of the solutions of a code problem: a name in `judge/languages`."""
+    checker: CheckerName = "tokens"
+    """How standard output is compared; `judge/checkers.py`. Functions and asserts need none."""
+    tolerance: float = 1e-6
+    """Absolute or relative, whichever is met; for the checker `floats` alone."""
+    special_judge: str = ""
+    """Python source of `check(input, output, expected) -> bool`, for the checker `special`."""
+    limits: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """cpu_s, wall_s, memory_bytes, output_bytes of a test, where they differ from the judge's own."""
+    profile: str = ""
+    """`base` or `numpy`: what is imported before a program starts; empty: `numpy` if the program imports it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +130,8 @@ class TestResult:
     peak_bytes: int = 0
     output: str = ""
     """A bounded sample of what the program printed."""
+    inferred: bool = False
+    """Not run: `time_limit` concluded from those before it. Left out of difficulty statistics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +142,8 @@ class Verdict:
     """The first test's status that is not accepted, in test order; `internal_error` anywhere wins."""
     tests: tuple[TestResult, ...] = ()
     detail: str = ""
+    isolation: str = ""
+    """Level of isolation that a program ran under: `judge/sandbox/levels.py`; empty where none ran."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,14 +61,16 @@ def pass_rate(group: Group) -> float:
 
 
 def rates_by_test(group: Group) -> tuple[float, ...]:
-    """Share of rollouts that pass each test; a response that never ran passed none."""
+    """Share of rollouts that pass each test; a response that never ran passed none, a result inferred counts nowhere."""
     judged = [v for v in group.verdicts if v.status != "internal_error"]
     num_tests = len(group.problem.tests)
     passed = [0] * num_tests
+    counted = [len(judged)] * num_tests
     for verdict in judged:
         for n, result in enumerate(verdict.tests[:num_tests]):
             passed[n] += result.status == "accepted"
-    return tuple(p / max(1, len(judged)) for p in passed)
+            counted[n] -= result.inferred
+    return tuple(p / max(1, c) for p, c in zip(passed, counted, strict=True))
 
 
 def with_levels(problem: Problem, group: Group, level: Callable[[float], int]) -> Problem:

@@ -102,6 +102,11 @@ def test_levels_come_from_the_share_that_passes_each_test() -> None:
     assert rates_by_test(never_ran) == pytest.approx((0.5, 0.5, 0.5))
 
 
+def test_a_result_that_was_inferred_counts_in_no_tests_statistics() -> None:
+    fused = Verdict("time_limit", (TestResult("time_limit"), TestResult("time_limit", inferred=True)))
+    assert rates_by_test(group(code("c"), [fused, verdict("accepted", "accepted")])) == (0.5, 1.0)
+
+
 def test_kept_problems_stay_in_order_with_their_levels() -> None:
     groups = [right_of_16(maths("a"), 3), group(code("b"), [verdict("accepted", "wrong_answer")] * 4)]
     kept = curate([g.problem for g in groups], groups, level=level).problems

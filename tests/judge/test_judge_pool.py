@@ -74,7 +74,7 @@ def test_rows_are_judged_in_order():
         ("c", "accepted"), ("m", "wrong_answer"), ("m", "accepted")
     ]  # fmt: skip
     assert [test["status"] for test in found[0]["tests"]] == ["accepted"]
-    assert set(found[0]) == {"id", "status", "detail", "tests"}
+    assert set(found[0]) == {"id", "status", "detail", "isolation", "tests"}
     json.dumps(found)
 
 
@@ -85,8 +85,8 @@ def test_rows_are_judged_in_order():
         ({"kind": "maths"}, "has kind 'maths'; math and code are known"),
         ({"id": 7}, "id must be text, got '7'"),
         ({"tests": 3}, "tests must be a list, got '3'"),
-        ({"tests": [{"input": "1"}]}, "a test has input, expected and maybe level, got"),
-        ({"tests": [{"input": "1", "expected": 2}]}, "input and expected must be text"),
+        ({"tests": [{"input": "1"}]}, "a test has input, expected and maybe level or assertion, got"),
+        ({"tests": [{"input": "1", "expected": 2}]}, "input, expected and assertion must be text"),
         ({"tests": [{"input": "1", "expected": "2", "level": -1}]}, "level must be 0 or more, or null, got -1"),
     ],
 )  # fmt: skip
