@@ -65,13 +65,16 @@ def join_pid_namespace(fd: int) -> None:
 
 def become_root_of_user_namespace(proc: int) -> bool:
     """A user namespace whose root is the caller, who had no rights before."""
-    uid, gid = os.getuid(), os.getgid()
-    if not unshare(NEW_USER):
-        return False
-    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-        if not _write(proc, f"self/{name}", text):
-            return False
-    return True
+    texts = {"setgroups": "deny", "uid_map": f"0 {os.getuid()} 1", "gid_map": f"0 {os.getgid()} 1"}
+
+    def become() -> bool:
+        return unshare(NEW_USER) and all(_write(proc, f"self/{name}", text) for name, text in texts.items())
+
+    # Somebody else tries first: there is no way back from a namespace that must not have a map.
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if become() else 1)
+    return os.waitpid(pid, 0)[1] == 0 and become()
 
 
 def leave_root_for_user_namespace(proc: int) -> bool:
@@ -109,10 +112,19 @@ def leave_root_for_user_namespace(proc: int) -> bool:
     return mapped
 
 
+def may_administer() -> bool:
+    """Whether we hold CAP_SYS_ADMIN: root in most containers does not."""
+    rights = (ctypes.c_uint32 * 6)()
+    return bool(libc.capget(_capabilities(), rights) == 0 and rights[0] & 1 << 21)
+
+
 def drop_rights() -> None:
-    """Give up every capability of the user namespace one is root of."""
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    libc.capset(header, (ctypes.c_uint32 * 6)())
+    """Give up every capability."""
+    libc.capset(_capabilities(), (ctypes.c_uint32 * 6)())
+
+
+def _capabilities() -> ctypes.Array[ctypes.c_uint32]:
+    return (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, of this process
 
 
 def enter_root(

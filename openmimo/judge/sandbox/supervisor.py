@@ -146,10 +146,12 @@ class Sandbox:
         for folder in folders:
             os.makedirs(folder, exist_ok=True)
         self._zygotes.setdefault("build", _Zygote("build", bare=self.bare, folders=folders))
-        self.start("build")
+        layers = self.start("build").layers
         binary = _memory_file(b"")
         try:
-            with tempfile.TemporaryDirectory() if self.bare else nullcontext("") as folder:
+            with nullcontext("") if layers["root"] else tempfile.TemporaryDirectory() as folder:
+                if folder:
+                    os.chmod(folder, 0o777)  # the compiler runs as another user
                 message = {"do": "build", "folder": folder, **vars(limits), **message}
                 run = self._zygotes["build"].run(message, limits, source, os.dup(binary))
             return _read_file(binary, limits.output_bytes), run

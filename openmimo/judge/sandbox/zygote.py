@@ -121,8 +121,8 @@ def enter(asked: dict[str, Any]) -> Home:
             file.write("1000")
     if asked["bare"]:
         return home
-    root = os.geteuid() == 0
-    if not root:
+    administrator = kernel.may_administer()
+    if not administrator:
         layers["user namespace"] = kernel.become_root_of_user_namespace(home.proc)
     for name, flag in (("network", kernel.NEW_NETWORK), ("ipc", kernel.NEW_IPC), ("mount", kernel.NEW_MOUNT)):
         layers[name] = kernel.unshare(flag)
@@ -131,8 +131,9 @@ def enter(asked: dict[str, Any]) -> Home:
     layers["root"] = layers["mount"] and kernel.enter_root(
         asked["folders"], hidden=asked["hidden"], inside=asked["inside"], writable=writable
     )
-    if root:
+    if administrator:
         layers["user namespace"] = kernel.leave_root_for_user_namespace(home.proc)
+    if os.geteuid() == 0 and not (layers["user namespace"] and not administrator):
         home.uid = 1 if layers["user namespace"] else choose_uid()
     layers["own user"] = home.uid > 0 or layers["user namespace"]
     layers["pid"] = become_first_process()
@@ -186,7 +187,7 @@ def choose_uid() -> int:
             os._exit(0)
         if os.waitpid(pid, 0)[1] == 0:
             return uid
-    return 65534
+    return -1
 
 
 def forget_the_judge() -> None:
@@ -252,6 +253,8 @@ def fork_host(control: socket.socket, message: dict[str, Any], fds: list[int], h
     for fd in fds:
         os.close(fd)
     _, status = os.waitpid(pid, 0)
+    if status != 0 and home.own_pids >= 0:
+        kill_rest(-1)  # a test that had not yet asked to die with its host
     send(control, {"gone": status})
 
 
@@ -342,14 +345,20 @@ def run_alone(message: dict[str, Any], fds: list[int], home: Home) -> dict[str, 
 
 
 def build(message: dict[str, Any], fds: list[int], home: Home) -> dict[str, Any]:
-    """Run a compiler on a source in an empty folder; its output goes into the second file."""
+    """Run a compiler on a source in an empty folder; its output goes into the second file.
+
+    The folder is the writable one of our own root, emptied afterwards; without such a root, one that the supervisor
+    made and removes.
+    """
     started_s = time.monotonic()
+    own = home.layers.get("root", False)
+    folder = _BUILD_FOLDER if own else message["folder"]
     source, binary, errors = fds
     pid = spawn(home)
     if pid == 0:
         try:
             prepare(message, home)
-            os.chdir(message["folder"] or _BUILD_FOLDER)
+            os.chdir(folder)
             with open(message["source_name"], "wb") as file:
                 file.write(read_all(source))
             null = os.open("/dev/null", os.O_RDWR)
@@ -359,7 +368,6 @@ def build(message: dict[str, Any], fds: list[int], home: Home) -> dict[str, Any]
             os.write(errors, f"{type(error).__name__}: {error}".encode())
         os._exit(1)
     facts = watch(pid, started_s, message, home)
-    folder = message["folder"] or _BUILD_FOLDER
     try:
         if facts["status"] == 0:
             made = os.open(os.path.join(folder, message["binary_name"]), os.O_RDONLY | os.O_NOFOLLOW)
@@ -370,7 +378,7 @@ def build(message: dict[str, Any], fds: list[int], home: Home) -> dict[str, Any]
         facts["status"] = 1 << 8
     for fd in fds:
         os.close(fd)
-    for entry in os.scandir(folder):
+    for entry in os.scandir(folder) if own else ():
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
         else:
@@ -450,11 +458,11 @@ def kill(pid: int, home: Home) -> None:
 
 
 def kill_rest(pid: int) -> float:
-    """Without a pid namespace: kill whatever the test left behind; the CPU seconds that it had used."""
+    """Kill whatever a test left behind, -1 for all in this pid namespace; the CPU seconds that it had used."""
     cpu_s = 0.0
     while True:
-        for child in (pid, *children()):
-            for target in (os.killpg, os.kill):
+        for child in (pid,) if pid == -1 else (pid, *children()):
+            for target in (os.kill,) if pid == -1 else (os.killpg, os.kill):
                 try:
                     target(child, signal.SIGKILL)
                 except (ProcessLookupError, PermissionError):
@@ -506,7 +514,7 @@ def become_program(fds: list[int], limits: dict[str, Any], home: Home, filter_na
     if home.uid > 0:
         os.setresgid(home.uid, home.uid, home.uid)
         os.setresuid(home.uid, home.uid, home.uid)
-    elif home.layers.get("user namespace"):
+    elif home.layers:
         kernel.drop_rights()
     kernel.die_with_parent()
     if home.ruleset >= 0 and not kernel.restrict(home.ruleset):
