@@ -19,8 +19,9 @@ from openmimo.config import nearest
 from openmimo.judge.build import build
 from openmimo.judge.checkers import json_equal, outputs_equal
 from openmimo.judge.languages import LANGUAGES
+from openmimo.judge.languages.language import Language
 from openmimo.judge.sandbox.limits import ASSERT_EXIT_CODE, COMPILE_EXIT_CODE, Limits, Run, failure
-from openmimo.judge.sandbox.supervisor import CompileError, Program, Sandbox
+from openmimo.judge.sandbox.supervisor import CompileError, Mode, Program, Sandbox
 from openmimo.types import Problem, Status, TestResult, UnitTest, Verdict
 
 LIMITS = ("cpu_s", "wall_s", "memory_bytes", "output_bytes")
@@ -95,9 +96,7 @@ def judge_code(
             results = _shared(problem, code, sandbox, profile, limits)
         with ExitStack() as stack:
             if len(results) < len(problem.tests):
-                binary = build(code, language, sandbox) if language.compiler else code
-                kind = "binary" if language.compiler else "python"
-                opened = stack.enter_context(sandbox.open(binary, profile=profile, kind=kind, limits=limits))
+                opened = stack.enter_context(_open(problem, code, language, sandbox, profile, limits))
                 judge_special = _special(problem, sandbox, limits, stack)
                 for result in _results(problem, opened, judge_special, start=len(results), fuse=fuse):
                     results.append(result)
@@ -106,6 +105,13 @@ def judge_code(
     except CompileError as error:
         return replace(_same_for_all(problem, "compile_error", str(error)), isolation=level)
     return _verdict(problem, results, level)
+
+
+def _open(problem: Problem, code: bytes, language: Language, sandbox: Sandbox, profile: str, limits: Limits) -> Program:
+    if language.compiler:
+        return sandbox.open(build(code, language, sandbox), mode="binary", profile=profile, limits=limits)
+    mode: Mode = "assert" if problem.tests[0].assertion else "function" if problem.entry_point else "program"
+    return sandbox.open(code, mode=mode, entry_point=problem.entry_point, profile=profile, limits=limits)
 
 
 def check_problem(problem: Problem) -> None:
@@ -191,12 +197,12 @@ def _run_one(problem: Problem, test: UnitTest, program: Program, judge_special: 
     if test.assertion:
         # A word that only who reaches the end writes: neither an exit nor the exit code says that nothing was raised.
         word = secrets.token_hex(16)
-        run = program.run(f"{word}\n{test.assertion}".encode(), mode="assert")
+        run = program.run(f"{word}\n{test.assertion}".encode())
         if run.wait_status == ASSERT_EXIT_CODE << 8:
             run = replace(run, wait_status=0)  # an answer, and a wrong one
         return _result(run, program.limits, run.output == word.encode())
     if problem.entry_point:
-        run = program.run(_call(test), mode="function", entry_point=problem.entry_point)
+        run = program.run(_call(test))
         lines = run.output.split(b"\n", 2)[:-1]
         # More than one line: the program wrote to the result's descriptor itself.
         return _result(run, program.limits, len(lines) == 1 and _result_equal(run.output[:-1], test))
@@ -216,17 +222,16 @@ def _special(problem: Problem, sandbox: Sandbox, limits: Limits, stack: ExitStac
     if not problem.special_judge:
         return None
     try:
+        source, most = problem.special_judge.encode(), replace(limits, output_bytes=1 << 16)
         opened = stack.enter_context(
-            sandbox.open(
-                problem.special_judge.encode(), profile="special", limits=replace(limits, output_bytes=1 << 16)
-            )
+            sandbox.open(source, mode="function", entry_point="check", profile="special", limits=most)
         )
     except CompileError as error:
         raise ValueError(f"code problem {problem.id!r}: its special judge does not compile: {error}") from error
 
     def judge(test: UnitTest, output: bytes) -> bool | None:
         arguments = [test.input, output.decode("utf-8", "replace"), test.expected]
-        run = opened.run(json.dumps(arguments).encode(), mode="function", entry_point="check")
+        run = opened.run(json.dumps(arguments).encode())
         if failure(run, opened.limits) or run.output not in (b"true\n", b"false\n"):
             return None
         return run.output == b"true\n"

@@ -156,7 +156,7 @@ def test_a_killed_host_takes_its_test_along():
         sandbox.start()
         zygote = sandbox._zygotes["base"]
         with sandbox.open(b"import time\ntime.sleep(60)") as program:
-            zygote.send({"do": "test", "mode": "program", "entry_point": ""}, [0, 1, 2])
+            zygote.send({"do": "test"}, [0, 1, 2])
             for _ in range(500):
                 if len(below(zygote._process.pid)) == 4:
                     break

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from openmimo.judge.sandbox.cgroup import ControlGroup
 from openmimo.judge.sandbox.levels import Isolation, judged, nothing
@@ -37,6 +37,9 @@ _COMPILE_S = 20.0
 _WAIT_FACTOR = 30  # wall time excludes waiting for a core; a machine this much overloaded has lost its host
 _OVERHEAD_BYTES = 192 << 20  # a zygote's own memory, beside its test's
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
+
+Mode = Literal["program", "function", "assert", "binary"]
 
 
 class SandboxLost(Exception):
@@ -89,12 +92,20 @@ class Sandbox:
         return self.isolation
 
     def open(
-        self, program: bytes, *, profile: str = "base", kind: str = "python", limits: Limits | None = None
+        self,
+        program: bytes,
+        *,
+        mode: Mode = "program",
+        entry_point: str = "",
+        profile: str = "base",
+        limits: Limits | None = None,
     ) -> Program:
         """Compile a program, or take a compiled one; end it before the profile's next is opened.
 
         Args:
-            program: source of Python, or with kind `binary` an executable.
+            program: source of Python, or in the mode `binary` an executable.
+            mode: `program` reads standard input; of a `function` each run makes calls; an `assert` runs after it.
+            entry_point: name of the function.
 
         Raises:
             CompileError: with the compiler's message.
@@ -106,10 +117,10 @@ class Sandbox:
         zygote.bound(limits)
         fd = _memory_file(program)
         try:
-            if kind == "binary":  # what is open for writing cannot be executed
+            if mode == "binary":  # what is open for writing cannot be executed
                 fd, writable = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC), fd
                 os.close(writable)
-            zygote.send({"do": "open", "kind": kind, **vars(limits)}, [fd])
+            zygote.send({"do": "open", "mode": mode, "entry_point": entry_point, **vars(limits)}, [fd])
         finally:
             os.close(fd)
         answer = zygote.receive(_COMPILE_S)
@@ -178,12 +189,12 @@ class Program:
         self.limits = limits
         self._zygote = zygote
 
-    def run(self, stdin: bytes, *, mode: str = "program", entry_point: str = "") -> Run:
+    def run(self, stdin: bytes) -> Run:
         """Run it once, in a process of its own.
 
         Args:
-            stdin: standard input of a `program`; for a `function`, lines of JSON argument lists, one a call; for an
-                `assert`, a word, a line break and Python source.
+            stdin: standard input; for a `function`, lines of JSON argument lists, one a call; for an `assert`, a word,
+                a line break and Python source.
 
         Returns:
             The facts. For a function `output` holds a line of JSON for each call that returned, for an assert the word
@@ -192,7 +203,7 @@ class Program:
         Raises:
             SandboxLost: if the zygote or the host died.
         """
-        return self._zygote.run({"do": "test", "mode": mode, "entry_point": entry_point}, self.limits, stdin)
+        return self._zygote.run({"do": "test"}, self.limits, stdin)
 
     def end(self) -> None:
         """Done with it."""

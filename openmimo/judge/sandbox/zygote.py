@@ -9,9 +9,10 @@ Three generations, so that a test costs one fork of a small process:
 The zygote talks with the supervisor over one SOCK_SEQPACKET socket, inherited; the host takes over the socket
 while it lives. Texts and data travel as memory files, so that a message is small:
 
-    supervisor -> zygote   open {limits, kind}, with [source]; kind `python`, or `binary` for a compiled program
+    supervisor -> zygote   open {limits, mode, entry_point}, with [source]; mode `program`, `function`, `assert`, or
+                           `binary` for a compiled program
     host -> supervisor     opened {"error": ""}
-    supervisor -> host     test {mode, entry_point}, with [stdin, stdout, stderr]   -> {"status", "cpu_s", ...}
+    supervisor -> host     test, with [stdin, stdout, stderr]   -> {"status", "cpu_s", ...}
     supervisor -> host     end
     supervisor -> zygote   alone {limits, entry_point}, with [stdin, stdout, stderr, source]: without a host
     supervisor -> zygote   build {limits, command, ...}, with [source, binary, stderr]: run a compiler
@@ -263,9 +264,8 @@ def host(control: socket.socket, limits: dict[str, Any], source_fd: int, home: H
     kernel.die_with_parent()
     kernel.adopt_orphans()  # without a pid namespace, orphans of a test come to us, to be killed and counted
     prepare(limits, home)
-    code: types.CodeType | int | None = source_fd
-    streams: tuple[io.TextIOWrapper, ...] = ()
-    if limits["kind"] == "python":
+    run: Callable[[], int] | int = source_fd
+    if limits["mode"] != "binary":
         resource.setrlimit(resource.RLIMIT_CPU, (_COMPILE_CPU_S, resource.RLIM_INFINITY))
         code, error = compile_program(read_all(source_fd))
         resource.setrlimit(resource.RLIMIT_CPU, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -273,14 +273,15 @@ def host(control: socket.socket, limits: dict[str, Any], source_fd: int, home: H
         if code is None:
             send(control, {"error": error})
             os._exit(0)
-        streams = open_streams()
+        run = python_run(code, limits)
+    gc.collect()
     gc.freeze()
     send(control, {"error": ""})
     while True:
         message, fds = receive(control)
         if message is None or message["do"] == "end":
             os._exit(0)
-        send(control, run_test(code, message, fds, limits, home, streams))
+        send(control, run_test(run, fds, limits, home))
 
 
 def compile_program(source: bytes) -> tuple[types.CodeType | None, str]:
@@ -293,25 +294,18 @@ def compile_program(source: bytes) -> tuple[types.CodeType | None, str]:
         return None, f"{type(error).__name__}: {error}"[:500]
 
 
-def run_test(
-    code: types.CodeType | int | None,
-    message: dict[str, Any],
-    fds: list[int],
-    limits: dict[str, Any],
-    home: Home,
-    streams: tuple[io.TextIOWrapper, ...],
-) -> dict[str, Any]:
+def run_test(run: Callable[[], int] | int, fds: list[int], limits: dict[str, Any], home: Home) -> dict[str, Any]:
+    """Run the program in a child: call it, or execute the open file that it is."""
     started_s = time.monotonic()
     pid = spawn(home)
     if pid == 0:
         exit_code = 1
         try:
-            if isinstance(code, int):
-                become_program(fds, limits, home, "binary", keep=code)
-                os.execve(code, ["solution"], {})
+            if isinstance(run, int):
+                become_program(fds, limits, home, "binary", keep=run)
+                os.execve(run, ["solution"], {})
             become_program(fds, limits, home, "python")
-            assert isinstance(code, types.CodeType)
-            exit_code = run_python(code, message, streams)
+            exit_code = run()
         except BaseException:
             pass
         os._exit(exit_code)
@@ -328,14 +322,14 @@ def run_alone(message: dict[str, Any], fds: list[int], home: Home) -> dict[str, 
         exit_code = 1
         try:
             prepare(message, home)
-            source, streams = read_all(fds[3]), open_streams()
+            source = read_all(fds[3])
             become_program(fds[:3], message, home, "python")
             code, error = compile_program(source)
             if code is None:
                 os.write(2, error.encode("utf-8", "backslashreplace"))
                 exit_code = COMPILE_EXIT_CODE
             else:
-                exit_code = run_python(code, message, streams)
+                exit_code = python_run(code, message)()
         except BaseException:
             pass
         os._exit(exit_code)
@@ -485,7 +479,7 @@ def children() -> list[int]:
 
 def prepare(limits: dict[str, Any], home: Home) -> None:
     """What the tests inherit from the host, set once: limits by process."""
-    native = limits.get("kind") == "binary"
+    native = limits.get("mode") == "binary"
     values = {
         # Data, not address space: shared libraries and reserved, untouched ranges are not counted.
         resource.RLIMIT_DATA: limits["memory_bytes"] + limits["stack_bytes"],
@@ -530,37 +524,29 @@ def become_program(fds: list[int], limits: dict[str, Any], home: Home, filter_na
         raise OSError("seccomp refused its filter")
 
 
-def open_streams() -> tuple[io.TextIOWrapper, ...]:
-    """Python's view of descriptors 0, 1 and 2, made before the fork: the files behind them change with each test."""
+def python_run(code: types.CodeType, asked: dict[str, Any]) -> Callable[[], int]:
+    """What runs the compiled program as its tests ask, and returns its exit code.
+
+    Made once, before the forks, down to the __main__ without a trace of ours and Python's view of descriptors 0, 1 and
+    2: the files behind them change with each test, and what a fork finds ready it need not copy.
+    """
     stdin = open(0, encoding="utf-8", closefd=False)
     stdout = open(1, "w", encoding="utf-8", closefd=False)
     stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
-    return stdin, stdout, stderr
-
-
-def run_python(code: types.CodeType, message: dict[str, Any], streams: tuple[io.TextIOWrapper, ...]) -> int:
-    """Run the compiled program as the test asks; its exit code."""
-    stdin, stdout, stderr = streams
-    if message["mode"] == "program":
-        namespace = fresh_main(stdin, stdout, stderr)
-        return finish(lambda: exec(code, namespace))
-    # What the program prints goes to 2; 1 is for results.
-    namespace = fresh_main(stdin, stderr, stderr)
-    given = stdin.read()
-    if message["mode"] == "assert":
-        return finish(lambda: check_assert(code, namespace, given), assert_exit_code=ASSERT_EXIT_CODE)
-    return finish(lambda: call_function(code, namespace, message["entry_point"], given))
-
-
-def fresh_main(*streams: io.TextIOWrapper) -> dict[str, Any]:
-    """The namespace of a fresh __main__ without a trace of the zygote's, over these standard streams."""
-    stdin, stdout, stderr = streams
+    module = types.ModuleType("__main__")
+    namespace = module.__dict__
+    sys.modules["__main__"] = module
+    mode, entry_point = asked["mode"], asked["entry_point"]
+    if mode != "program":
+        stdout = stderr  # what the program prints goes to 2; 1 is for results
     sys.stdin, sys.stdout, sys.stderr = stdin, stdout, stderr
     vars(sys).update(__stdin__=stdin, __stdout__=stdout, __stderr__=stderr)
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
     gc.enable()
-    return module.__dict__
+    if mode == "function":
+        return lambda: finish(lambda: call_function(code, namespace, entry_point, stdin.read()))
+    if mode == "assert":
+        return lambda: finish(lambda: check_assert(code, namespace, stdin.read()), assert_exit_code=ASSERT_EXIT_CODE)
+    return lambda: finish(lambda: exec(code, namespace))
 
 
 def call_function(code: types.CodeType, namespace: dict[str, Any], entry_point: str, given: str) -> None:
@@ -613,7 +599,8 @@ def finish(run: Callable[[], None], *, assert_exit_code: int = 1) -> int:
             run()
         except SystemExit as error:
             exit_code = exit_status(error.code)
-        threading._shutdown()  # type: ignore[attr-defined]
+        if len(threading._active) > 1 or threading._threading_atexits:  # type: ignore[attr-defined]
+            threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
     except MemoryError:
