@@ -236,6 +236,7 @@ class Filter:
     """A seccomp filter, ready to be taken on."""
 
     def __init__(self, code: bytes) -> None:
+        self.code = code
         self._code = ctypes.create_string_buffer(code, len(code))
         self._program = ctypes.create_string_buffer(16)  # struct sock_fprog
         ctypes.c_uint16.from_buffer(self._program, 0).value = len(code) // 8
