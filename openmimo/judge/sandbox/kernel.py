@@ -155,7 +155,7 @@ def enter_root(
     if not all(_show(path, root) for path in inside):
         return False
     if writable:
-        os.makedirs(root + writable)
+        os.makedirs(root + writable, exist_ok=True)
         if libc.mount(b"none", (root + writable).encode(), b"tmpfs", flags, b"size=512m,mode=1777") != 0:
             return False
     if any(libc.mount(None, made, None, _MS_REMOUNT | _MS_RDONLY | flags, None) for made in (*covers, root.encode())):

@@ -66,7 +66,7 @@ PROGRAM_FILES = ("solution.py", "test.py")
 _MESSAGE_BYTES = 65536
 _PYTHON_STACK_BYTES = 100 << 20  # the main thread's; the kernel leaves 128 MiB free below it
 _COMPILE_CPU_S = 5
-_BUILD_FOLDER = "/tmp"
+_BUILD_FOLDER = "/build"
 _CPUS = len(os.sched_getaffinity(0))
 
 
