@@ -1,0 +1,222 @@
+"""Are two answers the same? math-verify says so, and nothing here contradicts it (MiMo 3.2).
+
+math-verify is the reader and the first judge. What it accepts is then looked at once more, since it drops units and
+bases of numerals, takes the last side of a false equation, and rounds small numbers away: every refusal here is a
+definite difference, found in the text or by evaluating both values to 30 digits. Runs in a process that can be killed.
+Left out: conversion of units, and choosing between readings of an ambiguous answer.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+from openmimo.types import Status
+
+_TEXT = r"\\(?:text|textrm|textbf|textit|mbox|mathrm|rm|operatorname)\s*\{([^{}]*)\}"
+_UNIT = re.compile(_TEXT + r"(?:\s*\^\s*\{?\s*([0-9])\s*\}?)?\s*\.?$")
+_NUMERAL = re.compile(r"(-?[0-9A-Za-z.]*[0-9][0-9A-Za-z.]*)_(?:\{(?:\\text\{)?([^{}]*)\}?\}|([0-9]))")
+_RAYS = re.compile(r"\\infty|\\cup|\\in(?![a-z])|[\[\]]")
+_SPACES = re.compile(r"\\[!,;:> ]|\\q?quad(?![A-Za-z])|[~\s]")
+
+_UNITS = {
+    "centimeter": "cm centimetre", "millimeter": "mm millimetre", "meter": "m metre", "kilometer": "km kilometre",
+    "inch": "in inche", "foot": "ft feet", "yard": "yd", "mile": "mi", "second": "s sec", "minute": "min",
+    "hour": "h hr", "kilogram": "kg", "gram": "g", "pound": "lb", "liter": "l litre", "milliliter": "ml millilitre",
+    "degree": "deg", "radian": "rad", "percent": "per_cent", "dollar": "usd", "cent": "c", "mile per hour": "mph",
+}  # fmt: skip
+_CANONICAL = {word: unit for unit, words in _UNITS.items() for word in words.replace("_", " ").split()}
+_POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+
+
+def compare(gold: str, answer: str) -> tuple[Status, str]:
+    """(status, detail): `accepted`, `wrong_answer`, or `internal_error` for a gold answer that cannot be read.
+
+    Raises:
+        MemoryError: if the process's limit does not suffice.
+    """
+    try:
+        golds = _parse_gold(gold)
+    except Exception as error:
+        return "internal_error", f"the problem's gold answer cannot be parsed: {gold[:80]!r} ({type(error).__name__})"
+    if not golds:
+        return "internal_error", f"the problem's gold answer cannot be parsed: {gold[:80]!r}"
+    try:
+        answers = _parse(answer)
+        if not answers or not _verify(gold, golds, answers):
+            return "wrong_answer", ""
+        refusal = _difference_in_text(gold, answer) or _difference_in_value(golds[0], answers[0], gold, answer)
+    except MemoryError:
+        raise
+    except Exception as error:  # what a parser makes of a policy's text is data
+        return "wrong_answer", f"cannot be compared: {type(error).__name__}"
+    return ("wrong_answer", refusal) if refusal else ("accepted", "")
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse_gold(gold: str) -> list[Any]:
+    return _parse(gold)
+
+
+def _parse(answer: str) -> list[Any]:
+    """Always within delimiters: bare LaTeX of every fifth MATH-500 answer is not found otherwise."""
+    from math_verify import LatexExtractionConfig, parse
+
+    bare = _rewrite(answer)
+    expressions: list[Any] = parse(
+        f"${bare}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=None, raise_on_error=True
+    )
+    return expressions
+
+
+def _rewrite(answer: str) -> str:
+    """What the reader would miss, in a form that it reads."""
+    return answer.replace("\\$", "").replace("$", "")
+
+
+def _verify(gold: str, golds: list[Any], answers: list[Any]) -> bool:
+    from math_verify import verify
+
+    # `x > 2` is the ray (2, \infty); but `1 < x < 2` is not the point (1, 2), which is written as an interval is.
+    options = {"timeout_seconds": None, "allow_set_relation_comp": bool(_RAYS.search(gold))}
+    try:
+        if verify(golds, answers, raise_on_error=True, **options):
+            return True
+    except MemoryError:
+        raise
+    except Exception:  # one way of comparing failed; it goes on to the others when told not to raise
+        if verify(golds, answers, **options):
+            return True
+    one, other = golds[0], answers[0]
+    return _is_number(one) and _is_number(other) and _close(one, other, relative=1e-12)
+
+
+def _difference_in_text(gold: str, answer: str) -> str:
+    """Why two answers differ in what math-verify does not read, or ""."""
+    brackets = {_bracket(gold), _bracket(answer)}
+    if "{" in brackets and brackets & {"(", "["}:
+        return "a set is not a tuple or an interval"
+    one, other = _numeral(gold), _numeral(answer)
+    if one != other and (other[1] or not re.search(rf"(?<![0-9]){re.escape(one[0])}(?![0-9])", answer)):
+        return "numerals of different bases"
+    if {_unit(gold), _unit(answer)} - {""} and _unit(gold) != _unit(answer) and _unit(gold) and _unit(answer):
+        return f"units differ: {_unit(gold)}, {_unit(answer)}"
+    return ""
+
+
+def _bracket(answer: str) -> str:
+    """`{`, `(` or `[` if the answer is enclosed in such, else ""."""
+    text = re.sub(r"\\left(?![a-z])|\\right(?![a-z])", "", _SPACES.sub("", answer)).replace("\\lbrace", "\\{")
+    return "{" if text.startswith("\\{") else text[:1] if text[:1] in ("(", "[") else ""
+
+
+def _numeral(answer: str) -> tuple[str, str]:
+    """(digits, base) of a numeral with a base, `52_8` or `52_{8}`; ("", "") of anything else."""
+    found = _NUMERAL.fullmatch(_SPACES.sub("", answer).strip("$"))
+    if not found:
+        return "", ""
+    base = re.sub(r"\D", "", found[2] or found[3] or "")
+    return (found[1].upper(), base) if base else ("", "")
+
+
+def _unit(answer: str) -> str:
+    """The unit behind (or the currency before) a number, in one spelling: `centimeter^2`; "" if there is none."""
+    text = re.sub(r"\\[!,;:> ]|[~\s]", " ", answer).strip().strip("$").strip()
+    if re.search(r"\^\s*\{?\s*\\circ\s*\}?$", text):
+        return "degree"
+    if re.search(r"\\?%$", text):
+        return "percent"
+    if re.match(r"-?\s*\\\$", answer.strip()):
+        return "dollar"
+    found = _UNIT.search(text)
+    if not found or not re.search(r"[0-9}a-zA-Z)]$", text[: found.start()].strip()):
+        return ""
+    words = re.sub(r"[^a-z ]", " ", found[1].lower()).split()
+    power = found[2] or ""
+    if words and words[0] in _POWERS:
+        power, words = _POWERS[words[0]], words[1:]
+    if words and words[-1] in ("squared", "cubed"):
+        power, words = "2" if words[-1] == "squared" else "3", words[:-1]
+    singular = [word if len(word) < 3 or word.endswith("ss") else word.removesuffix("s") for word in words]
+    unit = " ".join(_CANONICAL.get(word, word) for word in singular)
+    return f"{unit}^{power}" if power and power != "1" and unit else unit
+
+
+def _difference_in_value(gold: Any, answer: Any, gold_text: str, answer_text: str) -> str:
+    """Why two values differ although math-verify takes them for equal, or ""."""
+    for equation in _equations(answer):
+        if not equation.lhs.free_symbols and not equation.rhs.free_symbols and not _close(equation.lhs, equation.rhs):
+            return "the answer is a false equation"
+    percent = "%" in gold_text or "%" in answer_text
+    return "the values differ" if _differ(gold, answer, percent) else ""
+
+
+def _equations(value: Any) -> list[Any]:
+    from sympy import And, Eq
+
+    if isinstance(value, Eq):
+        return [value]
+    if isinstance(value, And):
+        return [part for part in value.args if isinstance(part, Eq)]
+    return []
+
+
+def _differ(gold: Any, answer: Any, percent: bool) -> bool:
+    """Whether two values certainly differ: part by part, and in numbers to 30 digits."""
+    from sympy import Expr, FiniteSet, Interval, MatrixBase, Tuple
+
+    if _equations(gold) and _equations(answer):
+        return False  # math-verify compares both sides
+    gold, answer = ((_equations(value) or [value])[-1] for value in (gold, answer))
+    gold, answer = (value.rhs if _equations(value) else value for value in (gold, answer))
+    if isinstance(gold, MatrixBase) and isinstance(answer, MatrixBase):
+        return gold.shape != answer.shape or any(
+            _differ(one, other, percent) for one, other in zip(gold.flat(), answer.flat(), strict=True)
+        )
+    if isinstance(gold, Interval) and isinstance(answer, Interval):
+        return _differ(gold.start, answer.start, percent) or _differ(gold.end, answer.end, percent)
+    if isinstance(gold, FiniteSet) and isinstance(answer, FiniteSet):
+        return not all(
+            any(not _differ(one, other, percent) for other in others)
+            for ones, others in ((gold.args, answer.args), (answer.args, gold.args))
+            for one in ones
+        )
+    if isinstance(gold, Tuple) and isinstance(answer, Tuple):
+        return len(gold) != len(answer) or any(_differ(a, b, percent) for a, b in zip(gold, answer, strict=True))
+    if not isinstance(gold, Expr) or not isinstance(answer, Expr) or gold.is_Symbol or answer.is_Symbol:
+        return False
+    # A word is read as a product of letters; then symbols differ and only math-verify can tell.
+    if gold.free_symbols != answer.free_symbols and not (gold.is_number or answer.is_number):
+        return False
+    return all(not _same_at(gold, answer, point, percent) for point in (0, 1))
+
+
+def _same_at(gold: Any, answer: Any, point: int, percent: bool) -> bool:
+    """Equal where every symbol is some positive fraction."""
+    from sympy import Rational, default_sort_key
+
+    symbols = sorted(gold.free_symbols | answer.free_symbols, key=default_sort_key)
+    values = {symbol: Rational(17 + 6 * number + 4 * point, 13 + 2 * point) for number, symbol in enumerate(symbols)}
+    one, other = gold.subs(values), answer.subs(values)
+    if not _is_number(one) or not _is_number(other):
+        return True  # not to be told
+    return _close(one, other) or (percent and (_close(one * 100, other) or _close(one, other * 100)))
+
+
+def _is_number(value: Any) -> bool:
+    from sympy import Expr
+
+    return isinstance(value, Expr) and bool(value.is_number)
+
+
+def _close(one: Any, other: Any, *, relative: float = 2e-6) -> bool:
+    """Equal to 25 digits; to `relative` if either was given as a decimal."""
+    from sympy import Float
+
+    one, other = one.doit(), other.doit()  # math-verify keeps 50 % as 50 * (1/100), unevaluated
+    difference, first, second = (abs(value.evalf(30, maxn=200)) for value in (one - other, one, other))
+    if not (difference.is_Float or difference.is_Rational) or not first.is_finite or not second.is_finite:
+        return bool(one == other)
+    relative = relative if one.has(Float) or other.has(Float) else 1e-25
+    return bool(difference <= relative * max(first, second))
