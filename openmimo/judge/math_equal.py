@@ -16,10 +16,24 @@ from openmimo.types import Status
 
 _TEXT = r"\\(?:text|textrm|textbf|textit|mbox|mathrm|rm|operatorname)\s*\{([^{}]*)\}"
 _UNIT = re.compile(_TEXT + r"(?:\s*\^\s*\{?\s*([0-9])\s*\}?)?\s*\.?$")
-_NUMERAL = re.compile(r"(-?[0-9A-Za-z.]*[0-9][0-9A-Za-z.]*)_(?:\{(?:\\text\{)?([^{}]*)\}?\}|([0-9]))")
+_NUMERAL = re.compile(r"\(?-?[0-9A-Z.]*[0-9][0-9A-Z.]*\)?_(?:\{([0-9]+)\}|([0-9]))")
 _RAYS = re.compile(r"\\infty|\\cup|\\in(?![a-z])|[\[\]]")
 _SPACES = re.compile(r"\\[!,;:> ]|\\q?quad(?![A-Za-z])|[~\s]")
+_PERIOD = re.compile(r"(?<=[^.])\.$")
+_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:\\[,;][0-9]{3})+(?![0-9])")
+_PREFIX = re.compile(
+    r"^\\text\{\s*(?:the |our |so )*(?:final )?(?:answer|result|solution|value)(?: is|:| =)?\s*:?\s*\}", re.IGNORECASE
+)
+_REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\overline\{\s*([0-9]+)\s*\}")
+_QUALIFIER = re.compile(
+    r"\b(?:not|no|none|never|wrong|incorrect|or more|or less|or fewer|at least|at most|more than|less than|greater|about)\b"
+)
+_BASE_WORD = re.compile(r"_\s*\{\s*\\text\{\s*(?:base )?\s*(\w+)\s*\}\s*\}")
 
+_BASES = {
+    word: str(number)
+    for number, word in enumerate("two three four five six seven eight nine ten eleven twelve".split(), start=2)
+} | {"sixteen": "16"}
 _UNITS = {
     "centimeter": "cm centimetre", "millimeter": "mm millimetre", "meter": "m metre", "kilometer": "km kilometre",
     "inch": "in inche", "foot": "ft feet", "yard": "yd", "mile": "mi", "second": "s sec", "minute": "min",
@@ -72,7 +86,17 @@ def _parse(answer: str) -> list[Any]:
 
 def _rewrite(answer: str) -> str:
     """What the reader would miss, in a form that it reads."""
-    return answer.replace("\\$", "").replace("$", "")
+    answer = _PERIOD.sub("", answer.replace("\\$", "").replace("$", "").strip())
+    answer = _THOUSANDS.sub(lambda number: re.sub(r"\\[,;]", "", number[0]), _PREFIX.sub("", answer))
+    answer = _REPEATING.sub(_fraction, answer)
+    return _BASE_WORD.sub(lambda base: f"_{{{_BASES.get(base[1], base[1])}}}", answer)
+
+
+def _fraction(repeating: re.Match[str]) -> str:
+    """0.1\\overline{6} as a fraction."""
+    whole, fixed, period = repeating[1] or "0", repeating[2], repeating[3]
+    denominator = int("9" * len(period) + "0" * len(fixed))
+    return rf"\frac{{{int(whole + fixed + period) - int(whole + fixed)}}}{{{denominator}}}"
 
 
 def _verify(gold: str, golds: list[Any], answers: list[Any]) -> bool:
@@ -97,10 +121,13 @@ def _difference_in_text(gold: str, answer: str) -> str:
     brackets = {_bracket(gold), _bracket(answer)}
     if "{" in brackets and brackets & {"(", "["}:
         return "a set is not a tuple or an interval"
-    one, other = _numeral(gold), _numeral(answer)
-    if one != other and (other[1] or not re.search(rf"(?<![0-9]){re.escape(one[0])}(?![0-9])", answer)):
-        return "numerals of different bases"
-    if {_unit(gold), _unit(answer)} - {""} and _unit(gold) != _unit(answer) and _unit(gold) and _unit(answer):
+    if _qualifiers(gold) != _qualifiers(answer):
+        return "a word changes the answer"
+    if _base(gold) and _base(answer) and _base(gold) != _base(answer):
+        return f"bases differ: {_base(gold)}, {_base(answer)}"
+    if _base(answer) not in ("", "10", _base(gold)):
+        return f"a numeral to base {_base(answer)}"
+    if _unit(gold) and _unit(answer) and _unit(gold) != _unit(answer):
         return f"units differ: {_unit(gold)}, {_unit(answer)}"
     return ""
 
@@ -111,13 +138,14 @@ def _bracket(answer: str) -> str:
     return "{" if text.startswith("\\{") else text[:1] if text[:1] in ("(", "[") else ""
 
 
-def _numeral(answer: str) -> tuple[str, str]:
-    """(digits, base) of a numeral with a base, `52_8` or `52_{8}`; ("", "") of anything else."""
-    found = _NUMERAL.fullmatch(_SPACES.sub("", answer).strip("$"))
-    if not found:
-        return "", ""
-    base = re.sub(r"\D", "", found[2] or found[3] or "")
-    return (found[1].upper(), base) if base else ("", "")
+def _qualifiers(answer: str) -> set[str]:
+    return {word for text in re.findall(_TEXT, answer) for word in _QUALIFIER.findall(text.lower())}
+
+
+def _base(answer: str) -> str:
+    """The base of a numeral, `52_8` or `52_{\\text{eight}}`; "" of anything else."""
+    found = _NUMERAL.fullmatch(_SPACES.sub("", _rewrite(answer)))
+    return (found[1] or found[2]) if found else ""
 
 
 def _unit(answer: str) -> str:
@@ -148,8 +176,21 @@ def _difference_in_value(gold: Any, answer: Any, gold_text: str, answer_text: st
     for equation in _equations(answer):
         if not equation.lhs.free_symbols and not equation.rhs.free_symbols and not _close(equation.lhs, equation.rhs):
             return "the answer is a false equation"
+    if _is_number(gold) and _is_list(answer_text):
+        return "several answers for one"
     percent = "%" in gold_text or "%" in answer_text
     return "the values differ" if _differ(gold, answer, percent) else ""
+
+
+def _is_list(answer: str) -> bool:
+    """Whether a comma stands outside every bracket, other than between thousands."""
+    text = re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", _SPACES.sub("", _rewrite(answer)))
+    depth = 0
+    for character in text:
+        depth += (character in "({[") - (character in ")}]")
+        if character in ",;" and depth == 0:
+            return True
+    return False
 
 
 def _equations(value: Any) -> list[Any]:
@@ -164,7 +205,7 @@ def _equations(value: Any) -> list[Any]:
 
 def _differ(gold: Any, answer: Any, percent: bool) -> bool:
     """Whether two values certainly differ: part by part, and in numbers to 30 digits."""
-    from sympy import Expr, FiniteSet, Interval, MatrixBase, Tuple
+    from sympy import Expr, FiniteSet, Interval, MatrixBase
 
     if _equations(gold) and _equations(answer):
         return False  # math-verify compares both sides
@@ -182,14 +223,24 @@ def _differ(gold: Any, answer: Any, percent: bool) -> bool:
             for ones, others in ((gold.args, answer.args), (answer.args, gold.args))
             for one in ones
         )
-    if isinstance(gold, Tuple) and isinstance(answer, Tuple):
-        return len(gold) != len(answer) or any(_differ(a, b, percent) for a, b in zip(gold, answer, strict=True))
+    one, other = _in_order(gold), _in_order(answer)
+    if one and other:  # at most one is a list without order
+        return len(one) != len(other) or any(_differ(a, b, percent) for a, b in zip(one, other, strict=True))
     if not isinstance(gold, Expr) or not isinstance(answer, Expr) or gold.is_Symbol or answer.is_Symbol:
         return False
     # A word is read as a product of letters; then symbols differ and only math-verify can tell.
     if gold.free_symbols != answer.free_symbols and not (gold.is_number or answer.is_number):
         return False
     return all(not _same_at(gold, answer, point, percent) for point in (0, 1))
+
+
+def _in_order(value: Any) -> tuple[Any, ...]:
+    """The parts of a tuple, a pair that was read as an interval, or a list, as they were written."""
+    from sympy import FiniteSet, Interval, Tuple
+
+    if isinstance(value, Interval):
+        return value.start, value.end
+    return tuple(getattr(value, "_unsorted_args", value.args)) if isinstance(value, Tuple | FiniteSet) else ()
 
 
 def _same_at(gold: Any, answer: Any, point: int, percent: bool) -> bool:

@@ -107,9 +107,10 @@ class Lanes:
         """
         while True:
             self._begin()
-            timeout_s = min((self._limit_s(run) - run.child.used_s() for run in self._runs), default=None)
-            busy = {run.child.fileno(): run for run in self._runs}
-            for fd in wait([self.caller.fileno(), *busy], None if timeout_s is None else max(0.0, timeout_s)):
+            busy: dict[object, Run] = {run.child.fileno(): run for run in self._runs}
+            left_s = [max(0.0, self._limit_s(run) - run.child.used_s()) for run in self._runs]
+            fds = [self.caller.fileno(), *(run.child.fileno() for run in self._runs)]
+            for fd in wait(fds, min(left_s, default=None)):
                 if fd == self.caller.fileno():
                     self._take()
                 else:

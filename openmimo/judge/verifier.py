@@ -1,8 +1,8 @@
 """A verifier of answers in a forked process that can be killed: math-verify, or a function of the user's.
 
-math-verify's own time limit is a signal, which works on the main thread alone, and cannot stop a long computation in C. Here
-a comparison that takes too long is killed from outside. What an answer does to the process is the answer's fault
-(`wrong_answer`, `time_limit`); `internal_error` is left for what the judge or the problem got wrong.
+math-verify's own time limit is a signal, which works on the main thread alone, and cannot stop a long computation in
+C. Here a comparison that takes too long is killed from outside. What an answer does to the process is the answer's
+fault (`wrong_answer`, `time_limit`); `internal_error` is left for what the judge or the problem got wrong.
 """
 
 from __future__ import annotations
