@@ -664,14 +664,14 @@ def spaced(gold: str) -> str | None:
 KINDS: list[Callable[[str], str | None]] = [
     point_zero, doubled, named, worded, with_unit, with_area, with_thing, thousands_braced, thousands_space,
     thousands_comma, summed, factored, scientific, power_of_two, equation_of, root_of_square, bold, ended, slash,
-    display, text_fraction, finite_decimal, unreduced, mixed, percent, negative_power, divided, six_digits, fraction_of_decimal,
-    leading_zero, half_power, half_power_alone, under_root, root_first, rationalised, no_degree_sign, degree_word,
-    degree_braces, degree_named, tuple_spacing, tuple_named, tuple_fractions, interval_spacing, element, inequality,
-    union_order, brackets_of_column, column_fractions, column_decimals, bare_word, bold_word, spaced_word, roman_word,
-    bare_choice, letter, bold_choice, base_braces, base_word, complex_order, complex_product, both_signs,
-    both_signs_with_and, list_order, list_with_and, list_as_set, list_named, set_order, polynomial_factored,
-    polynomial_expanded, polynomial_horner, pi_first, pi_halves, unit_dropped, unit_in_text, dollars_dropped,
-    dollars_in_words, equation_turned, equation_solved, spaced,
+    display, text_fraction, finite_decimal, unreduced, mixed, percent, negative_power, divided, six_digits,
+    fraction_of_decimal, leading_zero, half_power, half_power_alone, under_root, root_first, rationalised,
+    no_degree_sign, degree_word, degree_braces, degree_named, tuple_spacing, tuple_named, tuple_fractions,
+    interval_spacing, element, inequality, union_order, brackets_of_column, column_fractions, column_decimals,
+    bare_word, bold_word, spaced_word, roman_word, bare_choice, letter, bold_choice, base_braces, base_word,
+    complex_order, complex_product, both_signs, both_signs_with_and, list_order, list_with_and, list_as_set,
+    list_named, set_order, polynomial_factored, polynomial_expanded, polynomial_horner, pi_first, pi_halves,
+    unit_dropped, unit_in_text, dollars_dropped, dollars_in_words, equation_turned, equation_solved, spaced,
 ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ _PREFIX = re.compile(
 )
 _REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\overline\{\s*([0-9]+)\s*\}")
 _QUALIFIER = re.compile(
-    r"\b(?:not|no|none|never|wrong|incorrect|or more|or less|or fewer|at least|at most|more than|less than|greater|about)\b"
+    r"\b(?:not?|none|never|wrong|incorrect|or (?:more|less|fewer)|at (?:least|most)|(?:more|less) than|greater|about)\b"
 )
 _BASE_WORD = re.compile(r"_\s*\{\s*\\text\{\s*(?:base )?\s*(\w+)\s*\}\s*\}")
 

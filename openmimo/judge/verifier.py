@@ -36,6 +36,12 @@ _CHECKS = [
     ("(1,2)", "(2,1)", "wrong_answer"),
     ("5", "\\sqrt{36}", "wrong_answer"),
 ]
+_WARM = [
+    ("x^8+x+1", "x(x^7+1)+1"),
+    ("(1,\\sqrt{2})", "(x,y)=(1,2^{1/2})"),
+    ("[1,\\pi]", "1 \\le x \\le \\pi"),
+    ("\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "\\begin{bmatrix} 1.0 \\\\ 2 \\end{bmatrix}"),
+]
 
 Compare = Callable[[str, str], tuple[Status, str]]
 
@@ -243,6 +249,8 @@ def load(function: str) -> Compare:
         del math_verify
         from openmimo.judge.math_equal import compare
 
+        for gold, answer in _WARM:  # SymPy imports and caches at first use: once here, not once a fork
+            compare(gold, answer)
         return compare
     check_verifier(function)
     module_name, _, function_name = function.partition(":")
