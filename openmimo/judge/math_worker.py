@@ -1,9 +1,9 @@
 """The maths side of a judge, a process of its own: `python -m openmimo.judge.math_worker FD`; `math_pool.py` starts it.
 
 It has a single thread, imports math-verify once and forks the processes that compare. Two lanes: a comparison begins
-in the fast lane, `num_workers` wide. One that takes longer than `fast_s` goes on in the slow lane, at a lower priority,
-and a new process takes its place, so that no answer holds up the others. The slow lane is `num_workers` wide too: what
-does not fit is ended, waits, and begins anew.
+in the fast lane, `num_workers` wide. One that takes longer than `fast_s` goes on in the slow lane, at the lowest
+priority, and a new process takes its place, so that no answer holds up the others. The slow lane has room for
+`_SLOW_WIDTH` times as many; where one more comes, the one that has run longest is ended, waits, and begins anew.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from multiprocessing.connection import Connection, wait
 from openmimo.judge.verifier import MAX_REDONE, Child, Compare, Result, Verifier, load, of_lost, out_of_time
 
 _MAX_ASKED = 500  # comparisons a process: what it caches does not grow for ever
-_SLOW_NICE = 10
+_SLOW_NICE = 19  # 8 of these take 6 % of two cores from the fast lane
+_SLOW_WIDTH = 4
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class MathConfig:
     """How a maths worker compares."""
 
     num_workers: int
-    """Processes in each lane."""
+    """Processes in the fast lane."""
     wall_s: float
     """Limit of one comparison, in seconds, less the time that it waited for a core."""
     memory_bytes: int
     """Limit of the data of a process that compares."""
     function: str = ""
     """`module:function` of a user's verifier; math-verify if empty."""
-    fast_s: float = 0.1
+    fast_s: float = 0.15
     """Seconds, counted likewise, after which a comparison leaves the fast lane. # ours: 99 % need less"""
 
 
@@ -48,7 +49,7 @@ class Job:
     """Processes that died over it."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """A comparison in progress."""
 
@@ -116,7 +117,7 @@ class Lanes:
                 else:
                     self._collect(busy[fd])
             for run in list(self._runs):
-                if run.child.used_s() >= self._limit_s(run):
+                if run in self._runs and run.child.used_s() >= self._limit_s(run):
                     self._overdue(run)
 
     def _take(self) -> None:
@@ -128,8 +129,8 @@ class Lanes:
                 self._waiting[False].append(job)
 
     def _begin(self) -> None:
-        for slow in (False, True):
-            while self._waiting[slow] and sum(run.slow == slow for run in self._runs) < self.config.num_workers:
+        for slow, width in ((False, self.config.num_workers), (True, _SLOW_WIDTH * self.config.num_workers)):
+            while self._waiting[slow] and sum(run.slow == slow for run in self._runs) < width:
                 job = self._waiting[slow].popleft()
                 child = self._new(slow=True) if slow else self._idle_or_new(job.gold)
                 child.ask(job.gold, job.answer)
@@ -156,13 +157,15 @@ class Lanes:
             self._runs.remove(run)
             run.child.kill()
             self._tell(run.job, out_of_time(self.config.wall_s))
-        elif sum(other.slow for other in self._runs) < self.config.num_workers:
-            run.slow = True
-            _lower(run.child)
-        else:
-            self._runs.remove(run)
-            run.child.kill()
-            self._waiting[True].append(run.job)
+            return
+        slow = [other for other in self._runs if other.slow]
+        if len(slow) >= _SLOW_WIDTH * self.config.num_workers:
+            longest = max(slow, key=lambda other: other.child.used_s())
+            self._runs.remove(longest)
+            longest.child.kill()
+            self._waiting[True].append(longest.job)
+        run.slow = True
+        _lower(run.child)
 
     def _lost(self, run: Run) -> None:
         """A process died in the middle of a comparison: do it again, but not for ever."""
