@@ -5,8 +5,8 @@
 490 honest pairs (MATH-500 gold answers and rewritings that need the verifier) are judged by a `MathPool` with two
 workers, with and without 10 hostile answers among them, in turn within one run. Two arrivals: `burst`, all at once with
 the hostile ones in front, the worst place; `stream`, 40 a second with the hostile ones spread. Extra latency of an
-answer is its time to a verdict with the hostile ones less without. The hostile ones may run on after the last of the
-others; their verdicts are awaited and must be `wrong_answer` or `time_limit`.
+answer is its time to a verdict with the hostile ones less without. Each run has a pool of its own, so that nothing is
+left over from the run before. At the end the hostile ones alone: they must get `wrong_answer` or `time_limit`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ NUM_RUNS = 3
 NUM_OTHERS = 490
 STREAM_PER_S = 40.0
 LIMIT_S = 1.0
+PROBLEM = Problem("hostile", "", "math", answer="12")
 
 HOSTILE = [
     ("tower of powers", "9^{9^{9^{9^{9}}}}"),
@@ -50,18 +51,15 @@ HOSTILE = [
 def main() -> None:
     others = honest()
     results: dict[str, list[dict[str, Any]]] = {"burst": [], "stream": []}
+    for _ in range(NUM_RUNS):
+        for arrival, per_s in (("burst", 0.0), ("stream", STREAM_PER_S)):
+            without_s = run(others, [], per_s=per_s)
+            with_s = run(others, HOSTILE, per_s=per_s)
+            extra_s = [a - b for a, b in zip(with_s, without_s, strict=True)]
+            results[arrival].append({"extra_s": extra_s, "without_s": without_s, "with_s": with_s})
     with MathPool(2) as pool:
-        pool.self_check()
-        run(pool, others[:100], [], per_s=0)  # the first round warms up
-        for _ in range(NUM_RUNS):
-            for arrival, per_s in (("burst", 0.0), ("stream", STREAM_PER_S)):
-                without_s, _ = run(pool, others, [], per_s=per_s)
-                with_s, hostile = run(pool, others, HOSTILE, per_s=per_s)
-                extra_s = [a - b for a, b in zip(with_s, without_s, strict=True)]
-                results[arrival].append(
-                    {"extra_s": extra_s, "without_s": without_s, "with_s": with_s, "hostile": hostile}
-                )
-    hostile = {name: sorted({run["hostile"][name] for runs in results.values() for run in runs}) for name, _ in HOSTILE}
+        futures = {name: pool.submit(PROBLEM, f"\\boxed{{{text}}}") for name, text in HOSTILE}
+        verdicts = {name: future.result() for name, future in futures.items()}
     result = {
         "claim": f"10 hostile answers among 500, two workers: worst extra latency of the others under {LIMIT_S} s",
         "command": "python benchmarks/judge_math_hostile.py",
@@ -91,7 +89,7 @@ def main() -> None:
         "answers per second, burst without hostile ones": _spread(
             [NUM_OTHERS / max(run["without_s"]) for run in results["burst"]]
         ),
-        "hostile": hostile,
+        "hostile": {name: f"{verdict.status}: {verdict.detail[:60]}" for name, verdict in verdicts.items()},
     }
     text = json.dumps(result, indent=2)
     print(text)
@@ -106,31 +104,26 @@ def honest() -> list[tuple[str, str]]:
     return pairs[:NUM_OTHERS]
 
 
-def run(
-    pool: MathPool, others: list[tuple[str, str]], hostile: list[tuple[str, str]], *, per_s: float
-) -> tuple[list[float], dict[str, str]]:
-    """Seconds to a verdict of each of the others, and the hostile ones' statuses; all at once if per_s is 0."""
+def run(others: list[tuple[str, str]], hostile: list[tuple[str, str]], *, per_s: float) -> list[float]:
+    """Seconds to a verdict of each of the others; all sent at once if per_s is 0."""
     done_s: dict[int, float] = {}
     sent_s: list[float] = []
-    futures, waiting = [], list(hostile)
-    hostile_futures = {}
-    for number, (gold, answer) in enumerate(others):
-        if not per_s or number % (len(others) // 10) == 0:
-            for name, text in waiting if not per_s else waiting[:1]:
-                hostile_futures[name] = pool.submit(Problem(name, "", "math", answer="12"), f"\\boxed{{{text}}}")
-            waiting = [] if not per_s else waiting[1:]
-        sent_s.append(time.perf_counter())
-        future = pool.submit(Problem(str(number), "", "math", answer=gold), f"\\boxed{{{answer}}}")
-        future.add_done_callback(lambda _, number=number: done_s.setdefault(number, time.perf_counter()))
-        futures.append(future)
-        if per_s:
-            time.sleep(max(0.0, sent_s[0] + (number + 1) / per_s - time.perf_counter()))
-    for future in futures:
-        assert future.result().status in ("accepted", "wrong_answer"), future.result()
-    statuses = {name: future.result().status for name, future in hostile_futures.items()}
-    assert set(statuses.values()) <= {"wrong_answer", "time_limit"}, statuses
-    time.sleep(0.05)  # callbacks run after the result is there
-    return [done_s[number] - sent_s[number] for number in range(len(others))], statuses
+    waiting = list(hostile)
+    with MathPool(2) as pool:
+        pool.self_check()
+        for number, (gold, answer) in enumerate(others):
+            if not per_s or number % (len(others) // 10) == 0:
+                now, waiting = (waiting[:1], waiting[1:]) if per_s else (waiting, [])
+                for _, text in now:
+                    pool.submit(PROBLEM, f"\\boxed{{{text}}}")
+            sent_s.append(time.perf_counter())
+            future = pool.submit(Problem(str(number), "", "math", answer=gold), f"\\boxed{{{answer}}}")
+            future.add_done_callback(lambda _, number=number: done_s.setdefault(number, time.perf_counter()))
+            if per_s:
+                time.sleep(max(0.0, sent_s[0] + (number + 1) / per_s - time.perf_counter()))
+        while len(done_s) < len(others):
+            time.sleep(0.01)
+    return [done_s[number] - sent_s[number] for number in range(len(others))]
 
 
 def _spread(values: list[float]) -> dict[str, float]:

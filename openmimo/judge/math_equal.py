@@ -83,15 +83,20 @@ def _parse(answer: str) -> list[Any]:
     from math_verify import LatexExtractionConfig, parse
 
     bare = _rewrite(answer)
-    expressions: list[Any] = parse(
-        f"${bare}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=None, raise_on_error=True
-    )
+    expressions: list[Any] = []
+    # It takes the blanks of `a + b + c` amiss, and may do without them.
+    for text in (bare, re.sub(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])", "", bare)):
+        expressions = parse(
+            f"${text}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=None, raise_on_error=True
+        )
+        if expressions and not isinstance(expressions[0], str):
+            break
     return expressions
 
 
 def _rewrite(answer: str) -> str:
     """What the reader would miss, in a form that it reads."""
-    answer = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", answer.replace(",\\!", ","))
+    answer = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", re.sub(r",\\!\s*", ",", answer))
     answer = _PERIOD.sub("", answer.replace("\\$", "").replace("$", "").strip())
     answer = _THOUSANDS.sub(lambda number: re.sub(r"[\\,;]", "", number[0]), _PREFIX.sub("", answer))
     answer = _REPEATING.sub(_fraction, answer)

@@ -196,7 +196,11 @@ class Child:
 
     def used_s(self) -> float:
         """Seconds since `ask`, less those spent waiting for a core."""
-        return time.monotonic() - self._started_s - (waited_s(self.pid) - self._waited_s)
+        return self.wall_s() - (waited_s(self.pid) - self._waited_s)
+
+    def wall_s(self) -> float:
+        """Seconds since `ask`."""
+        return time.monotonic() - self._started_s
 
     def kill(self) -> int:
         """End it; its wait status."""
