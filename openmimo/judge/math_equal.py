@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+from fractions import Fraction
 from typing import Any
 
 from openmimo.types import Status
@@ -17,6 +18,7 @@ from openmimo.types import Status
 _TEXT = r"\\(?:text|textrm|textbf|textit|mbox|mathrm|rm|operatorname)\s*\{([^{}]*)\}"
 _UNIT = re.compile(_TEXT + r"(?:\s*\^\s*\{?\s*([0-9])\s*\}?)?\s*\.?$")
 _NUMERAL = re.compile(r"\(?-?[0-9A-Z.]*[0-9][0-9A-Z.]*\)?_(?:\{([0-9]+)\}|([0-9]))")
+_TRIGONOMETRIC = r"\\(?:sin|cos|tan|cot|sec|csc)"
 _RAYS = re.compile(r"\\infty|\\cup|\\in(?![a-z])|[\[\]]")
 _SPACES = re.compile(r"\\[!,;:> ]|\\q?quad(?![A-Za-z])|[~\s]")
 _PERIOD = re.compile(r"(?<=[^.])\.$")
@@ -134,6 +136,10 @@ def _difference_in_text(gold: str, answer: str) -> str:
         return "a set is not a tuple or an interval"
     if _qualifiers(gold) != _qualifiers(answer):
         return "a word changes the answer"
+    if re.search(_TRIGONOMETRIC, gold) and ("\\circ" in gold) != ("\\circ" in answer) and "\\circ" in gold + answer:
+        return "degrees are not radians"
+    if _ratio(gold) and _ratio(answer) and _ratio(gold) != _ratio(answer):
+        return "the ratios differ"
     if _base(gold) and _base(answer) and _base(gold) != _base(answer):
         return f"bases differ: {_base(gold)}, {_base(answer)}"
     if _base(answer) not in ("", "10", _base(gold)):
@@ -151,6 +157,14 @@ def _bracket(answer: str) -> str:
 
 def _qualifiers(answer: str) -> set[str]:
     return {word for text in re.findall(_TEXT, answer) for word in _QUALIFIER.findall(text.lower())}
+
+
+def _ratio(answer: str) -> tuple[Fraction, ...]:
+    """1:2:3 as shares of the first; () of anything else."""
+    parts = _SPACES.sub("", answer).strip("$").split(":")
+    if len(parts) < 3 or not all(re.fullmatch("[1-9][0-9]{0,30}", part) for part in parts):
+        return ()
+    return tuple(Fraction(int(part), int(parts[0])) for part in parts)
 
 
 def _base(answer: str) -> str:
@@ -187,6 +201,8 @@ def _difference_in_value(gold: Any, answer: Any, gold_text: str, answer_text: st
     for equation in _equations(answer):
         if not equation.lhs.free_symbols and not equation.rhs.free_symbols and not _close(equation.lhs, equation.rhs):
             return "the answer is a false equation"
+    if any(equation.lhs.is_Add for equation in _equations(gold)) and not _equations(answer):
+        return "a value is not an equation"
     if _is_number(gold) and _is_list(answer_text):
         return "several answers for one"
     percent = "%" in gold_text or "%" in answer_text
@@ -286,12 +302,14 @@ def _is_number(value: Any) -> bool:
 
 
 def _close(one: Any, other: Any, *, relative: float = 2e-6) -> bool:
-    """Equal to 25 digits; to `relative` if either was given as a decimal."""
+    """Equal, or equal to 25 digits where that cannot be told; to `relative`, and as many places, beside a decimal."""
     from sympy import Float
 
     one, other = one.doit(), other.doit()  # math-verify keeps 50 % as 50 * (1/100), unevaluated
     difference, first, second = (abs(value.evalf(30, maxn=200)) for value in (one - other, one, other))
     if not (difference.is_Float or difference.is_Rational) or not first.is_finite or not second.is_finite:
         return bool(one == other)
-    relative = relative if one.has(Float) or other.has(Float) else 1e-25
-    return bool(difference <= relative * max(first, second))
+    size = max(first, second)
+    if one.has(Float) or other.has(Float):
+        return bool(difference <= max(relative * min(1, size), 1e-13 * size))
+    return bool(one == other if one.is_Rational and other.is_Rational else difference <= 1e-25 * size)
