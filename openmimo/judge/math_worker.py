@@ -1,7 +1,7 @@
 """The maths side of a judge, a process of its own: `python -m openmimo.judge.math_worker FD`; `math_pool.py` starts it.
 
 It has a single thread, imports math-verify once and forks the processes that compare. Two lanes: a comparison begins
-in the fast lane, `num_workers` wide. One that takes longer than `fast_s` goes on in the slow lane, at the lowest
+in the fast lane, `num_workers` wide. One that takes longer than `fast_s` goes on in the slow lane, at a low
 priority, and a new process takes its place, so that no answer holds up the others. The slow lane has room for
 `_SLOW_WIDTH` times as many; where one more comes, the one that has run longest is ended, waits, and begins anew.
 """
@@ -18,8 +18,8 @@ from multiprocessing.connection import Connection, wait
 from openmimo.judge.verifier import MAX_REDONE, Child, Compare, Result, Verifier, load, of_lost, out_of_time
 
 _MAX_ASKED = 500  # comparisons a process: what it caches does not grow for ever
-_SLOW_NICE = 19  # 8 of these take 6 % of two cores from the fast lane
-_SLOW_WIDTH = 4
+_SLOW_NICE = 15  # 4 of these take 7 % of two cores from the fast lane
+_SLOW_WIDTH = 2
 _STARVED = 12  # times the limit, on the clock: then the machine is at fault, not the answer
 
 
