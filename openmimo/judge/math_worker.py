@@ -20,7 +20,7 @@ from openmimo.judge.verifier import MAX_REDONE, Child, Compare, Result, Verifier
 _MAX_ASKED = 500  # comparisons a process: what it caches does not grow for ever
 _SLOW_NICE = 15  # 4 of these take 7 % of two cores from the fast lane
 _SLOW_WIDTH = 2
-_STARVED = 12  # times the limit, on the clock: then the machine is at fault, not the answer
+_STARVED_S = 120.0  # on the clock, and beyond the limit: then the machine is at fault, not the answer
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Lanes:
             self._begin()
             busy: dict[object, Run] = {run.child.fileno(): run for run in self._runs}
             left_s = [max(0.0, self._limit_s(run) - run.child.used_s()) for run in self._runs]
-            left_s += [max(0.0, _STARVED * self.config.wall_s - run.child.wall_s()) for run in self._runs]
+            left_s += [max(0.0, _STARVED_S + self.config.wall_s - run.child.wall_s()) for run in self._runs]
             fds = [self.caller.fileno(), *(run.child.fileno() for run in self._runs)]
             for fd in wait(fds, min(left_s, default=None)):
                 if fd == self.caller.fileno():
@@ -121,7 +121,7 @@ class Lanes:
             for run in list(self._runs):
                 if run in self._runs and run.child.used_s() >= self._limit_s(run):
                     self._overdue(run)
-                elif run in self._runs and run.child.wall_s() >= _STARVED * self.config.wall_s:
+                elif run in self._runs and run.child.wall_s() >= _STARVED_S + self.config.wall_s:
                     self._runs.remove(run)
                     run.child.kill()
                     self._tell(run.job, Result("internal_error", f"no core in {run.child.wall_s():.0f} s"))
