@@ -151,7 +151,11 @@ def _bare(answer: str) -> str:
 
 def evaluate(answer: str) -> list[complex]:
     """Values of an answer made of numbers alone, one a part; [] of anything else."""
-    text = re.sub(r"\\(?:text|mbox|mathrm)\{[^{}]*\}(\^\d)?|\\(left|right|!|,|;|:|displaystyle)|[\s$~]", "", answer)
+    text = re.sub(
+        r"\\(?:text|mbox|mathrm)\{[^{}]*\}(\^\d)?|\\(left|right|!|,|;|:|displaystyle)|[\s$~]",
+        "",
+        answer.replace("\\$", ""),
+    )
     text = re.sub(r"^[a-zA-Z](\([a-z]\))?(=|\\in)", "", text).replace(r"^\circ", "").replace(r"^{\circ}", "")
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text.replace(r"\%", "").rstrip("."))
     if text[:1] + text[-1:] in ("()", "[]", "(]", "[)"):

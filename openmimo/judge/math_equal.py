@@ -23,7 +23,7 @@ _RAYS = re.compile(r"\\infty|\\cup|\\in(?![a-z])|[\[\]]")
 _SPACES = re.compile(r"\\[!,;:> ]|\\q?quad(?![A-Za-z])|[~\s]")
 _PERIOD = re.compile(r"(?<=[^.])\.$")
 _BARE_FRACTION = re.compile(r"\\frac\s*(\\[a-z]+)\s*([0-9])")
-_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(?:\\[,;]|,(?=[0-9]{3}\}))[0-9]{3})+(?![0-9])")
+_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(?:\\[,;]|,(?=(?:[0-9]{3},)*[0-9]{3}\}))[0-9]{3})+(?![0-9])")
 _PREFIX = re.compile(
     r"^\\text\{\s*(?:the |our |so )*(?:final )?(?:answer|result|solution|value)(?: is|:| =)?\s*:?\s*\}", re.IGNORECASE
 )
