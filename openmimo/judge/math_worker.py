@@ -2,8 +2,10 @@
 
 It has a single thread, imports math-verify once and forks the processes that compare. Two lanes: a comparison begins
 in the fast lane, `num_workers` wide. One that takes longer than `fast_s` goes on in the slow lane, at a low
-priority, and a new process takes its place, so that no answer holds up the others. The slow lane has room for
-`_SLOW_WIDTH` times as many; where one more comes, the one that has run longest is ended, waits, and begins anew.
+priority, and a new process takes its place, so that no answer holds up the others. In the slow lane those that have
+used least go on, `num_workers` at once, and the others are paused: an honest answer that takes half a second passes
+hostile ones that never end. Of the paused `_KEPT` times as many are kept; where one more comes, the one that has
+used most is ended and begins anew later, until all its tries together have used up the limit.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from multiprocessing.connection import Connection, wait
 from openmimo.judge.verifier import MAX_REDONE, Child, Compare, Result, Verifier, load, of_lost, out_of_time
 
 _MAX_ASKED = 500  # comparisons a process: what it caches does not grow for ever
-_SLOW_NICE = 15  # 4 of these take 7 % of two cores from the fast lane
-_SLOW_WIDTH = 2
+_SLOW_NICE = 15
+_KEPT = 2
+_TURN_S = 0.1  # how long one of several slow comparisons goes on before it is asked who has used least
 _STARVED_S = 120.0  # on the clock, and beyond the limit: then the machine is at fault, not the answer
 
 
@@ -35,8 +38,8 @@ class MathConfig:
     """Limit of the data of a process that compares."""
     function: str = ""
     """`module:function` of a user's verifier; math-verify if empty."""
-    fast_s: float = 0.15
-    """Seconds, counted likewise, after which a comparison leaves the fast lane. # ours: 99 % need less"""
+    fast_s: float = 0.05
+    """Seconds, counted likewise, after which a comparison leaves the fast lane. # ours"""
 
 
 @dataclass
@@ -48,6 +51,8 @@ class Job:
     answer: str
     num_lost: int = 0
     """Processes that died over it."""
+    used_s: float = 0.0
+    """Seconds that its earlier tries have used."""
 
 
 @dataclass(eq=False)
@@ -57,6 +62,11 @@ class Run:
     job: Job
     child: Child
     slow: bool
+
+    @property
+    def used_s(self) -> float:
+        """Seconds used, earlier tries included."""
+        return self.job.used_s + self.child.used_s()
 
 
 def main() -> None:
@@ -109,8 +119,10 @@ class Lanes:
         """
         while True:
             self._begin()
+            paused = self._share()
             busy: dict[object, Run] = {run.child.fileno(): run for run in self._runs}
-            left_s = [max(0.0, self._limit_s(run) - run.child.used_s()) for run in self._runs]
+            left_s = [max(0.0, self._limit_s(run) - run.used_s) for run in self._runs if run not in paused]
+            left_s += [_TURN_S] if paused else []
             left_s += [max(0.0, _STARVED_S + self.config.wall_s - run.child.wall_s()) for run in self._runs]
             fds = [self.caller.fileno(), *(run.child.fileno() for run in self._runs)]
             for fd in wait(fds, min(left_s, default=None)):
@@ -119,7 +131,7 @@ class Lanes:
                 else:
                     self._collect(busy[fd])
             for run in list(self._runs):
-                if run in self._runs and run.child.used_s() >= self._limit_s(run):
+                if run in self._runs and run.used_s >= self._limit_s(run):
                     self._overdue(run)
                 elif run in self._runs and run.child.wall_s() >= _STARVED_S + self.config.wall_s:
                     self._runs.remove(run)
@@ -135,12 +147,21 @@ class Lanes:
                 self._waiting[False].append(job)
 
     def _begin(self) -> None:
-        for slow, width in ((False, self.config.num_workers), (True, _SLOW_WIDTH * self.config.num_workers)):
+        for slow, width in ((False, self.config.num_workers), (True, _KEPT * self.config.num_workers)):
             while self._waiting[slow] and sum(run.slow == slow for run in self._runs) < width:
                 job = self._waiting[slow].popleft()
                 child = self._new(slow=True) if slow else self._idle_or_new(job.gold)
                 child.ask(job.gold, job.answer)
                 self._runs.append(Run(job, child, slow))
+
+    def _share(self) -> list[Run]:
+        """Let the slow comparisons go on that have used least; the others, paused."""
+        slow = sorted((run for run in self._runs if run.slow), key=lambda run: run.used_s)
+        for run in slow[: self.config.num_workers]:
+            run.child.resume()
+        for run in slow[self.config.num_workers :]:
+            run.child.pause()
+        return slow[self.config.num_workers :]
 
     def _collect(self, run: Run) -> None:
         try:
@@ -165,9 +186,10 @@ class Lanes:
             self._tell(run.job, out_of_time(self.config.wall_s))
             return
         slow = [other for other in self._runs if other.slow]
-        if len(slow) >= _SLOW_WIDTH * self.config.num_workers:
-            longest = max(slow, key=lambda other: other.child.used_s())
+        if len(slow) >= _KEPT * self.config.num_workers:
+            longest = max(slow, key=lambda other: other.used_s)
             self._runs.remove(longest)
+            longest.job.used_s = longest.used_s
             longest.child.kill()
             self._waiting[True].append(longest.job)
         run.slow = True

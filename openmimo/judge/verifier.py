@@ -150,6 +150,8 @@ class Child:
         self.num_asked = 0
         self.last_gold = ""
         self._started_s = self._waited_s = 0.0
+        self._paused_s = 0.0
+        self._paused_at_s: float | None = None
         self._data = b""
         self._socket, theirs = socket.socketpair()
         gc.freeze()
@@ -170,7 +172,7 @@ class Child:
         """Begin a comparison. A dead process says so at the next `read`."""
         self.num_asked += 1
         self.last_gold = gold
-        self._started_s, self._waited_s = time.monotonic(), waited_s(self.pid)
+        self._started_s, self._waited_s, self._paused_s = time.monotonic(), waited_s(self.pid), 0.0
         try:
             self._socket.sendall(json.dumps([gold, answer]).encode() + b"\n")
         except OSError:
@@ -195,20 +197,39 @@ class Child:
         return Result(*json.loads(line))
 
     def used_s(self) -> float:
-        """Seconds since `ask`, less those spent waiting for a core."""
-        return self.wall_s() - (waited_s(self.pid) - self._waited_s)
+        """Seconds since `ask`, less those spent waiting for a core, or paused."""
+        return self.wall_s() - (waited_s(self.pid) - self._waited_s) - self._paused_s - self._now_paused_s()
 
     def wall_s(self) -> float:
         """Seconds since `ask`."""
         return time.monotonic() - self._started_s
 
+    def pause(self) -> None:
+        """Stop computing until `resume`."""
+        if self._paused_at_s is None:
+            self._signal(signal.SIGSTOP)
+            self._paused_at_s = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._paused_at_s is not None:
+            self._signal(signal.SIGCONT)
+            self._paused_s += self._now_paused_s()
+            self._paused_at_s = None
+
+    def _now_paused_s(self) -> float:
+        return 0.0 if self._paused_at_s is None else time.monotonic() - self._paused_at_s
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            pass  # it died; the next read says so
+
     def kill(self) -> int:
         """End it; its wait status."""
         self._socket.close()
-        try:
-            os.kill(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        self._signal(signal.SIGKILL)
         return os.waitpid(self.pid, 0)[1]
 
 
