@@ -1,17 +1,14 @@
 """Answers of maths problems."""
 
-import json
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openmimo.judge.math import Verifier, extract_answer, judge_math, normalise, quick, quick_verdict
+from openmimo.judge.math import extract_answer, judge_math, normalise, quick, quick_verdict
+from openmimo.judge.verifier import Verifier
 from openmimo.types import Problem
-
-MATH500 = Path(__file__).resolve().parents[3] / "shared" / "data" / "math" / "math500.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +62,16 @@ def test_integers_are_equal_as_integers(one, other):
     assert quick(str(one), str(other)) is (one == other)
 
 
-def test_no_box_is_a_wrong_answer_that_says_so():
-    verdict = quick_verdict(problem("5"), "the answer is 5")
-    assert (verdict.status, verdict.detail) == ("wrong_answer", "no boxed answer")
+@pytest.mark.parametrize("text", ["the answer is 5", r"<think>\boxed{5}</think> so", r"\boxed{5", ""])
+def test_no_closed_box_after_the_thinking_is_no_answer(text):
+    verdict = quick_verdict(problem("5"), text)
+    assert (verdict.status, verdict.detail) == ("no_answer", "no closed \\boxed{} after the thinking")
+
+
+def test_a_users_verifier_judges_equal_strings_too():
+    assert quick_verdict(problem("5"), r"\boxed{5}").status == "accepted"
+    assert quick_verdict(problem("5"), r"\boxed{5}", function="module:function") is None
+    assert quick_verdict(problem("5"), "5", function="module:function").status == "no_answer"
 
 
 def test_a_problem_without_answer_is_refused():
@@ -101,31 +105,35 @@ def test_false_accepts_are_refused(gold, answer, verifier):
     assert verdict.status == "wrong_answer", verdict
 
 
-def test_a_hostile_answer_is_a_time_limit_and_the_next_one_is_judged():
+@pytest.mark.parametrize(
+    ("gold", "answer", "status"),
+    [
+        (r"\{1,2\}", "(1,2)", "wrong_answer"), ("(1,2)", r"\{1,2\}", "wrong_answer"),
+        (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}", "wrong_answer"), (r"\frac{1}{2^{99}}", "2^{-99}", "accepted"),
+        ("5", "6=5", "wrong_answer"), (r"\frac{14}{3}", r"\frac{14}{3}", "accepted"),
+        (r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}", "accepted"),
+    ],
+)  # fmt: skip
+def test_the_known_mistakes_of_math_verify_are_none_of_ours(gold, answer, status, verifier):
+    assert verifier.compare(gold, answer)[0] == status
+
+
+def test_deep_nesting_ends_at_the_deadline_and_the_next_answer_is_judged():
     with Verifier(wall_s=1.0) as verifier:
         verifier.compare("1", "1+0")
-        started_s = time.monotonic()
-        status, _ = verifier.compare("3", "9^{9^{9^{9^{9}}}}+" + "(" * 40 + "x" + ")^{2}" * 40)
-        assert time.monotonic() - started_s < 3.0
-        assert status in ("time_limit", "wrong_answer", "memory_limit")
+        for answer in ("9^{9^{9^{9^{9}}}}", "(" * 300 + "x" + ")^{2}" * 300, r"\sqrt{2+" * 150 + "2" + "}" * 150):
+            started_s = time.monotonic()
+            status, _ = verifier.compare("3", answer)
+            assert status in ("time_limit", "wrong_answer")
+            assert time.monotonic() - started_s < 20.0  # it may have waited for a core
         assert verifier.compare("0.5", "1/2") == ("accepted", "")
 
 
-def test_a_killed_verifier_is_an_internal_error_and_is_replaced():
-    with Verifier() as verifier:
-        assert verifier.compare("0.5", "1/2")[0] == "accepted"
-        import os
-        import signal
-
-        os.kill(verifier._pid, signal.SIGKILL)
-        assert verifier.compare("0.5", "1/2")[0] == "internal_error"
-        assert verifier.compare("0.5", "1/2")[0] == "accepted"
+def test_a_gold_answer_that_cannot_be_read_is_the_problems_fault(verifier):
+    status, detail = verifier.compare(r"\frac{", "5")
+    assert status == "internal_error"
+    assert "the problem's gold answer cannot be parsed: '\\\\frac{'" in detail
 
 
-def test_math500_answers_equal_themselves(verifier):
-    if not MATH500.exists():
-        pytest.skip(f"{MATH500} is missing")
-    rows = [json.loads(line) for line in MATH500.read_text().split("\n") if line]
-    for row in rows[:50]:
-        # The algebra alone: the exact-string path would hide what math-verify makes of the gold answer.
-        assert verifier.compare(row["answer"], row["answer"])[0] == "accepted", row["answer"]
+def test_an_answer_that_cannot_be_read_is_wrong(verifier):
+    assert verifier.compare("5", r"\frac{")[0] == "wrong_answer"
