@@ -159,7 +159,7 @@ def test_a_deadline_ends_waiting_and_running_work_with_an_internal_error():
         running = pool.submit(ADD, "def add(a, b):\n    while True: pass", source=True, deadline_s=1.5)
         waiting = pool.submit(ADD, GOOD, deadline_s=0.4)
         assert waiting.result(timeout=30) == Verdict("internal_error", detail="the deadline of 0.4 s passed")
-        assert time.monotonic() - started < 1.4, "not only when the worker was free"
+        assert not running.done(), "not only when the worker was free"
         assert running.result(timeout=30).detail == "the deadline of 1.5 s passed"
         assert time.monotonic() - started < 6
         assert pool.judge(ADD, GOOD).status == "accepted"
