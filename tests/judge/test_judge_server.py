@@ -53,7 +53,9 @@ class Server:
                 urllib.request.urlopen(f"{self.address}/health", timeout=5).close()
                 return
             except OSError:
-                assert time.monotonic() < end and self.process.poll() is None, "the server does not start"
+                if time.monotonic() > end or self.process.poll() is not None:
+                    self.process.kill()
+                    raise AssertionError("the server does not start") from None
                 time.sleep(0.05)
 
     def stop(self, number=signal.SIGTERM):
