@@ -44,11 +44,26 @@ class DataCommands(Commands):
         return super().resolve_command(ctx, args)
 
 
+class JudgeCommands(Commands):
+    """`openmimo judge PROBLEM.json SOLUTION...`, a hidden command, beside `openmimo judge selftest|serve`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["files", *args]
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        self.commands["files"].format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
 PLAIN: dict[str, Any] = {"rich_markup_mode": None, "add_completion": False, "pretty_exceptions_enable": False}
 app = typer.Typer(cls=Commands, no_args_is_help=True, **PLAIN)
 data_app = typer.Typer(cls=DataCommands, no_args_is_help=True, **PLAIN)
 checkpoint_app = typer.Typer(cls=Commands, no_args_is_help=True, **PLAIN)
+judge_app = typer.Typer(cls=JudgeCommands, no_args_is_help=True, **PLAIN)
 app.add_typer(data_app, name="data")
+app.add_typer(judge_app, name="judge", subcommand_metavar="PROBLEM.json SOLUTION... | COMMAND")
 app.add_typer(checkpoint_app, name="checkpoint")
 
 RecipeName = Annotated[str, typer.Argument(help="nano, tiny, mimo7b, or FILE.py:FUNCTION")]
@@ -252,26 +267,97 @@ def serve(
     listen(folder, host=host, port=port, num_draft_layers=draft_layers)
 
 
-@app.command()
-def judge(
-    problems: Annotated[Path, typer.Argument(help="problems JSONL: id, prompt, kind, answer or tests")],
-    responses: Annotated[Path, typer.Argument(help="responses JSONL: id (of the problem), response")],
-    workers: Annotated[int, typer.Option(help="judge processes")] = 2,
+Workers = Annotated[int | None, typer.Option("--workers", help="judge processes; default one a core")]
+StopOnFail = Annotated[bool, typer.Option("--stop-on-fail", help="end at a solution's first failed test")]
+Unsafe = Annotated[bool, typer.Option("--i-accept-unsafe", help="run programs even where they cannot be isolated")]
+VerifierName = Annotated[str, typer.Option("--verifier", metavar="MODULE:FUNCTION", help="your own for maths")]
+
+
+@judge_app.callback()
+def judge() -> None:
+    """Judge solutions of a problem: code by its tests, maths by its answer.
+
+    Example: openmimo judge problem.json solution.py other.py --json
+    """
+
+
+@judge_app.command("files", hidden=True)
+def judge_files(
+    problem: Annotated[Path | None, typer.Argument(metavar="PROBLEM.json", help="the problem")] = None,
+    solutions: Annotated[list[str] | None, typer.Argument(metavar="SOLUTION...", help="files: source, or text")] = None,
+    batch: Annotated[Path | None, typer.Option("--batch", help="JSONL of problems, each with its solutions")] = None,
+    workers: Workers = None,
+    stop_on_fail: StopOnFail = False,
+    i_accept_unsafe: Unsafe = False,
+    verifier: VerifierName = "",
     json: Json = False,
 ) -> None:
-    """Judge responses against problems: status and detail of each, in the order of the responses.
+    """Judge solutions of a problem: code by its tests, maths by its answer.
 
-    Example: openmimo judge runs/tiny/data/problems/held_out.jsonl responses.jsonl --json
+    Example: openmimo judge problem.json solution.py other.py --json
     """
-    from openmimo.judge.rows import judge_rows
-    from openmimo.rows import read_problems, read_rows
+    from openmimo.judge import command
 
-    rows = judge_rows(read_problems(problems), list(read_rows(responses)), num_workers=workers)
+    config = _judge_config(workers, stop_on_fail, i_accept_unsafe, verifier)
+    if batch is not None:
+        if problem is not None:
+            raise ValueError(f"--batch {batch} names its problems itself; leave {problem} out")
+        total, rows = command.judge_batch(batch, config)
+    elif problem is not None:
+        total, rows = len(solutions or []), command.judge_files(problem, solutions or [], config)
+    else:
+        raise ValueError("name a PROBLEM.json and its solutions, or --batch FILE.jsonl")
+    _judged(rows, total, json)
+
+
+@judge_app.command("selftest")
+def judge_selftest(json: Json = False) -> None:
+    """How far programs are isolated here: full, without user namespaces, or refused, and why.
+
+    Example: openmimo judge selftest --json
+    """
+    from openmimo.judge.command import self_test
+
+    found = self_test()
     if json:
-        _print(rows)
-        return
-    for row in rows:
-        print(f"{row['id']}  {row['status']}  {row['detail']}")
+        _print(found)
+    else:
+        print(f"{found['isolation']}: {found['reason']}")
+    if found["isolation"] == "refused":
+        raise typer.Exit(1)
+
+
+@judge_app.command("serve")
+def judge_serve(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port")] = 8100,
+    token_file: Annotated[
+        Path | None, typer.Option(help="file with the token that callers must give; else OPENMIMO_JUDGE_TOKEN")
+    ] = None,
+    workers: Workers = None,
+    queue_size: Annotated[int, typer.Option(help="responses that may wait; beyond it callers are sent away")] = 4096,
+    max_body_bytes: Annotated[int, typer.Option(help="largest request")] = 64 << 20,
+    stop_on_fail: StopOnFail = False,
+    i_accept_unsafe: Unsafe = False,
+    verifier: VerifierName = "",
+) -> None:
+    """Judge over HTTP, for callers that have the token.
+
+    Example: openmimo judge serve --host 0.0.0.0 --port 8100 --token-file token.txt
+    """
+    from dataclasses import replace
+
+    from openmimo.judge.server import read_token
+    from openmimo.judge.server import serve as listen
+
+    config = _judge_config(workers, stop_on_fail, i_accept_unsafe, verifier)
+    for name, value, least in (("--queue-size", queue_size, 1), ("--max-body-bytes", max_body_bytes, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port must be 0 to 65535, got {port}")
+    token = read_token(token_file)
+    listen(replace(config, queue_size=queue_size), host=host, port=port, token=token, max_body_bytes=max_body_bytes)
 
 
 @checkpoint_app.callback()
@@ -434,6 +520,45 @@ def _stages(
                 show_summary(folder)
         elif json:
             _print({stage: opened.state()[stage] for stage in stages})
+
+
+def _judge_config(workers: int | None, stop_on_fail: bool, accept_unsafe: bool, verifier: str) -> Any:
+    import os
+
+    from openmimo.judge.config import JudgeConfig
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores if workers is None else workers
+    if count < 1:
+        raise ValueError(f"--workers must be at least 1, got {count}")
+    return JudgeConfig(num_workers=count, stop_on_fail=stop_on_fail, accept_unsafe=accept_unsafe, verifier=verifier)
+
+
+def _judged(rows: Any, total: int, as_json: bool) -> None:
+    """Print judged rows as they come; a reader that goes away ends the judging."""
+    import os
+    from collections import Counter
+
+    from openmimo.judge.command import HEAD, line, summary
+
+    statuses: Counter[str] = Counter()
+    try:
+        if as_json:
+            for row in rows:
+                print(json.dumps(row), flush=True)
+            return
+        from openmimo.log import progress
+
+        for number, row in enumerate(progress(rows, "judge", total, unit="solutions") if total > 1 else rows):
+            if number == 0:
+                print(HEAD)
+            print(line(row), flush=True)
+            statuses[row["status"]] += 1
+        print(summary(statuses))
+    except BrokenPipeError:
+        rows.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left unprinted has nowhere to go
+        sys.exit(1)
 
 
 def _exist(paths: list[Path]) -> None:

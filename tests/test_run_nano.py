@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from openmimo.judge.problem_file import problem_to_json
 from openmimo.log import read_metrics
+from openmimo.rows import problem_from
 
 STAGES = ("data", "pretrain", "sft", "rl", "eval")
 
@@ -140,23 +142,21 @@ def test_trained_folders_answer_chat_inspect_and_export(whole: Path, tmp_path: P
     assert config["architectures"] == ["Qwen2ForCausalLM"] and (tmp_path / "q" / "tokenizer.json").is_file()
 
 
-def test_judging_a_file_of_responses(whole: Path, tmp_path: Path) -> None:
+def test_judging_the_golden_answers_of_a_run(whole: Path, tmp_path: Path) -> None:
     problems = whole / "data" / "problems" / "held_out.jsonl"
     rows = [json.loads(line) for line in problems.read_bytes().split(b"\n") if line]
-    responses = [
-        {
-            "id": r["id"],
-            "response": f"\\boxed{{{r['answer']}}}" if r["kind"] == "math" else f"```python\n{r['solution']}\n```",
-        }
-        for r in rows
-    ]
-    path = tmp_path / "responses.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in responses))
+    path = tmp_path / "batch.jsonl"
+    with path.open("w") as file:
+        for r in rows:
+            answer = f"\\boxed{{{r['answer']}}}" if r["kind"] == "math" else f"```python\n{r['solution']}\n```"
+            json.dump({"problem": problem_to_json(problem_from(r)), "solutions": [answer]}, file)
+            file.write("\n")
     done = subprocess.run(
-        [sys.executable, "-m", "openmimo", "judge", str(problems), str(path), "--json"], capture_output=True, text=True
+        [sys.executable, "-m", "openmimo", "judge", "--batch", str(path), "--json"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert [row["status"] for row in json.loads(done.stdout)] == ["accepted"] * len(rows)
+    found = [json.loads(line) for line in done.stdout.split("\n") if line]
+    assert [(row["problem"], row["status"]) for row in found] == [(r["id"], "accepted") for r in rows]
 
 
 def test_no_process_outlives_a_killed_run(killed: Path) -> None:
