@@ -87,6 +87,6 @@ def tiny() -> Recipe:
             validate_every=6,
         ),
         engine=EngineConfig(max_batch_size=256, max_model_len=LONG_CONTEXT),
-        judge=JudgeConfig(share_process=True, cpu_s=1.0, wall_s=3.0),
+        judge=JudgeConfig(share_process=True, cpu_s=1.0, wall_s=3.0, accept_unsafe=True),
         eval=EvalConfig(max_new_tokens=144, num_samples=4),
     )

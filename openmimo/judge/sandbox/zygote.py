@@ -685,15 +685,21 @@ def read_all(fd: int) -> bytes:
 
 
 def send(control: socket.socket, message: dict[str, Any]) -> None:
-    control.send(json.dumps(message).encode())
+    try:
+        control.send(json.dumps(message).encode())
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(0)  # the supervisor is gone
 
 
 def receive(control: socket.socket) -> tuple[Any, list[int]]:
     """(message, file descriptors), or (None, []) once the supervisor is gone."""
     fds = array.array("i")
-    data, ancillary, _, _ = control.recvmsg(
-        _MESSAGE_BYTES, socket.CMSG_SPACE(4 * fds.itemsize), socket.MSG_CMSG_CLOEXEC
-    )
+    try:
+        data, ancillary, _, _ = control.recvmsg(
+            _MESSAGE_BYTES, socket.CMSG_SPACE(4 * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+        )
+    except ConnectionResetError:
+        return None, []
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
