@@ -151,6 +151,37 @@ def test_wall_time_is_less_what_a_program_waited_for_a_core():
             process.wait()
 
 
+TWINS = {
+    "print(sum(map(int, input().split())))": "1 2\n",
+    "import os, resource\nprint(os.getuid(), os.getpid(), os.getpgid(0), os.getsid(0), os.getppid())": "",
+    "import resource\nprint([resource.getrlimit(n) for n in range(16)])": "",
+    "import os\nfor n in range(3, 99):\n    try: os.fstat(n); print(n)\n    except OSError: pass": "",
+    "import os\nos.fork()": "",
+    "import sys\nsys.exit(7)": "",
+    "print(open('/proc/self/status').read())": "",
+    "1 / 0": "",
+    "while True: pass": "",
+    "import time\ntime.sleep(9)": "",
+    "import threading\nfor _ in range(2): threading.Thread(target=lambda: [1 for _ in iter(int, 1)]).start()": "",
+}
+
+
+def test_the_compiled_host_loop_does_what_python_does():
+    pytest.importorskip("openmimo.judge.sandbox._spawn")
+    found = {}
+    for compiled in (True, False):
+        with Sandbox(Limits(cpu_s=0.3, wall_s=0.8), compiled=compiled) as sandbox:
+            for source, given in TWINS.items():
+                with sandbox.open(source.encode()) as program:
+                    for _ in range(2):
+                        run = program.run(given.encode())
+                        assert run.cpu_s < 0.5 and run.wall_s < 2.0
+                        facts = run.wait_status, run.timed_out, run.output, run.error
+                        found.setdefault(source, []).append(facts)
+    for source, facts in found.items():
+        assert len(facts) == 4 and len(set(facts)) == 1, (source, facts)
+
+
 def test_a_killed_host_takes_its_test_along():
     with Sandbox(Limits(cpu_s=5.0, wall_s=20.0)) as sandbox:
         sandbox.start()

@@ -1,7 +1,7 @@
 /* The host's fast path: take a test, fork it, wait for its end, answer, without touching a page of the interpreter.
 
    After a fork every page that host or test writes to is copied, and Python writes to hundreds of them only by counting
-   references. What is here is what `zygote.py` does in `run_test`, `become_program` and `watch`, call by call; where a
+   references. What is here is what Python does in `zygote.py: run_test`, `home.py: become_program` and `watch.py`, call by call; where a
    test does not end by itself in time, or a message is no test, it returns, and Python decides. Without a C compiler
    zygote.py does all of it. */
 
@@ -47,7 +47,7 @@ static double now_s(void) {
 
 static double seconds(struct timeval time) { return (double)time.tv_sec + 1e-6 * (double)time.tv_usec; }
 
-/* As `become_program` in zygote.py: the same calls in the same order. */
+/* As `become_program` in home.py: the same calls in the same order. */
 static int become_program(const int *files, const struct settings *s) {
     struct rlimit cpu = {(rlim_t)s->cpu_limit_s, (rlim_t)s->cpu_limit_s};
     if (setsid() < 0) return -1;

@@ -1,6 +1,6 @@
 """What the kernel is asked for, through ctypes: namespaces, a minimal root, Landlock, seccomp, rights (MiMo 3.4.1).
 
-Each function asks for one layer and says whether it was given; `zygote.py` decides in which order and what is missing.
+Each function asks for one layer and says whether it was given; `home.py` decides in which order and what is missing.
 Linux only. Nothing here is imported by a process that holds expected outputs.
 """
 

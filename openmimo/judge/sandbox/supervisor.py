@@ -59,12 +59,16 @@ class Sandbox:
         limits: of a test, where `open` is given no others.
         accept_unsafe: run programs even where too little guards the machine; their verdicts say `refused`.
         bare: no isolation at all: the floor that benchmarks compare with, never the product.
+        compiled: use the compiled host loop where it is installed; it does what Python does without it.
     """
 
-    def __init__(self, limits: Limits, *, accept_unsafe: bool = False, bare: bool = False) -> None:
+    def __init__(
+        self, limits: Limits, *, accept_unsafe: bool = False, bare: bool = False, compiled: bool = True
+    ) -> None:
         self.limits = limits
         self.accept_unsafe = accept_unsafe or bare
         self.bare = bare
+        self.compiled = compiled
         self.isolation: Isolation | None = None
         """Known once a zygote has started."""
         self._zygotes: dict[str, _Zygote] = {}
@@ -76,7 +80,7 @@ class Sandbox:
         Raises:
             RuntimeError: if no program can run on this machine, or too little would guard the machine from it.
         """
-        zygote = self._zygotes.setdefault(profile, _Zygote(profile, bare=self.bare))
+        zygote = self._zygotes.setdefault(profile, _Zygote(profile, bare=self.bare, compiled=self.compiled))
         if not zygote.started:
             self.isolation = zygote.start(self.limits)
             if self.isolation.level == "refused" and not self.accept_unsafe:
@@ -223,9 +227,10 @@ class Program:
 class _Zygote:
     """One zygote's process and its socket; see `zygote.py` for what is said over it."""
 
-    def __init__(self, profile: str, *, bare: bool, folders: Sequence[str] = ()) -> None:
+    def __init__(self, profile: str, *, bare: bool, compiled: bool = True, folders: Sequence[str] = ()) -> None:
         self.profile = profile
         self.bare = bare
+        self.compiled = compiled
         self._folders = list(folders)
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -243,7 +248,7 @@ class _Zygote:
             RuntimeError: if it cannot run programs.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        asked = {"profile": self.profile, "bare": self.bare, **_readable(self.profile)}
+        asked = {"profile": self.profile, "bare": self.bare, "compiled": self.compiled, **_readable(self.profile)}
         asked["folders"] += self._folders
         with theirs:
             # -S: no site-packages, so nothing of the judge can be imported; a fixed hash seed makes a program's set

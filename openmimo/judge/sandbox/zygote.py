@@ -18,34 +18,31 @@ while it lives. Texts and data travel as memory files, so that a message is smal
     supervisor -> zygote   build {limits, command, ...}, with [source, binary, stderr]: run a compiler
     zygote -> supervisor   gone {"status"}, whenever a host has ended
 
-No process here ever holds an expected output, save the assert of a test that is an assert. It imports nothing else of
-openmimo but what asks the kernel, forgets even that before the first fork, and no program can import it.
+No process here ever holds an expected output, save the assert of a test that is an assert. What it imports of openmimo
+stands in this folder; it forgets that before the first fork, and no program can import it.
 """
 
 from __future__ import annotations
 
 import array
-import atexit
 import gc
 import io
 import json
 import os
 import resource
-import select
-import signal
 import socket
 import sys
-import threading
 import time
 import traceback
-import types
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from openmimo.judge.sandbox import kernel
-from openmimo.judge.sandbox.limits import ASSERT_EXIT_CODE, COMPILE_EXIT_CODE, MEMORY_EXIT_CODE
-from openmimo.judge.sandbox.seccomp import filter_for
+from openmimo.judge.sandbox.home import BUILD_FOLDER, Home, become_program, cpu_backstop_s, enter, prepare, spawn
+from openmimo.judge.sandbox.limits import COMPILE_EXIT_CODE
+from openmimo.judge.sandbox.program import compile_program, python_run
+from openmimo.judge.sandbox.watch import CPUS, kill_rest, watch
 
 try:
     from openmimo.judge.sandbox._spawn import serve
@@ -62,30 +59,8 @@ _WARM["special"] = _WARM["base"]
 _WARM["numpy"] = _WARM["base"] + " numpy"
 """Imported for the programs: what most of them need is then free."""
 
-PROGRAM_FILES = ("solution.py", "test.py")
 _MESSAGE_BYTES = 65536
-_PYTHON_STACK_BYTES = 100 << 20  # the main thread's; the kernel leaves 128 MiB free below it
 _COMPILE_CPU_S = 5
-_BUILD_FOLDER = "/build"
-_CPUS = len(os.sched_getaffinity(0))
-
-
-class Home:
-    """What the zygote has, and what it needs at every fork."""
-
-    layers: dict[str, bool]
-    proc = -1
-    """The machine's /proc, as it looks from outside."""
-    bare = False
-    """No layer was asked for."""
-    own_pids = -1
-    """The zygote's own pid namespace; -1 if it has none."""
-    uid = -1
-    """Of the programs; -1: the zygote's, without its rights."""
-    ruleset = -1
-    """Landlock's; -1 if there is none."""
-    filters: dict[str, kernel.Filter]
-    """`python`, `binary` and `build`; empty if there are none."""
 
 
 def main() -> None:
@@ -116,86 +91,6 @@ def main() -> None:
             send(control, build(message, fds, home))
         else:
             send(control, run_alone(message, fds, home))
-
-
-def enter(asked: dict[str, Any]) -> Home:
-    """Take on every layer that lasts as long as the zygote."""
-    home, layers = Home(), dict[str, bool]()
-    home.layers, home.filters = layers, {}
-    home.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if os.path.isdir("/proc") else -1
-    if os.access("/proc/self/oom_score_adj", os.W_OK):
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-    home.bare = asked["bare"]
-    if home.bare:
-        return home
-    administrator = kernel.may_administer()
-    if not administrator:
-        layers["user namespace"] = kernel.become_root_of_user_namespace(home.proc)
-    for name, flag in (("network", kernel.NEW_NETWORK), ("ipc", kernel.NEW_IPC), ("mount", kernel.NEW_MOUNT)):
-        layers[name] = kernel.unshare(flag)
-    kernel.unshare(kernel.NEW_UTS)
-    writable = _BUILD_FOLDER if asked["profile"] == "build" else ""
-    layers["root"] = layers["mount"] and kernel.enter_root(
-        asked["folders"], hidden=asked["hidden"], inside=asked["inside"], writable=writable
-    )
-    if administrator:
-        layers["user namespace"] = kernel.leave_root_for_user_namespace(home.proc)
-    if os.geteuid() == 0 and not (layers["user namespace"] and not administrator):
-        home.uid = 1 if layers["user namespace"] else choose_uid()
-    layers["own user"] = home.uid > 0 or layers["user namespace"]
-    layers["pid"] = become_first_process()
-    if layers["pid"]:
-        home.own_pids = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=home.proc)
-    kernel.forbid_new_rights()
-    building = asked["profile"] == "build"
-    home.ruleset = kernel.landlock(
-        ["/"] if layers["root"] else asked["folders"] + asked["inside"],
-        write=[writable] if writable else (),
-        execute=building,
-    )
-    layers["landlock"] = home.ruleset >= 0
-    machine = os.uname().machine
-    try:
-        home.filters = {
-            "python": kernel.Filter(filter_for(machine, signals=layers["pid"])),
-            "binary": kernel.Filter(filter_for(machine, signals=layers["pid"], execute=True)),
-            "build": kernel.Filter(filter_for(machine, signals=layers["pid"], build=True)),
-        }
-    except ValueError:
-        pass
-    layers["seccomp"] = bool(home.filters)
-    return home
-
-
-def become_first_process() -> bool:
-    """Go on as pid 1 of a new pid namespace: programs cannot signal it, and the namespace dies with it."""
-    if not kernel.unshare(kernel.NEW_PID):
-        kernel.die_with_parent()
-        return False
-    pid = os.fork()
-    if pid:
-        kernel.die_with_parent()  # a change of user has made the kernel forget it
-        kernel.close_from(3)
-        _, status = os.waitpid(pid, 0)
-        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-    kernel.die_with_parent()
-    return True
-
-
-def choose_uid() -> int:
-    """A user of this zygote's own, so that limits on processes are shared with nobody; a container may have few."""
-    for uid in (0x40000000 + 2 * os.getpid(), 20_000 + os.getpid() % 40_000):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.setresuid(uid, uid, uid)
-            except OSError:
-                os._exit(1)
-            os._exit(0)
-        if os.waitpid(pid, 0)[1] == 0:
-            return uid
-    return -1
 
 
 def forget_the_judge() -> None:
@@ -284,7 +179,7 @@ def host(control: socket.socket, limits: dict[str, Any], source_fd: int, home: H
     gc.collect()
     gc.freeze()
     send(control, {"error": ""})
-    fast = serve is not None and callable(run) and (home.own_pids >= 0 or home.bare)
+    fast = serve is not None and home.compiled and callable(run) and (home.own_pids >= 0 or home.bare)
     while True:
         if fast:
             assert callable(run)
@@ -302,7 +197,7 @@ def serve_fast(
     """Run tests as `run_test` does, in compiled code, until a message comes that is none."""
     code = home.filters["python"].code if home.filters else b""
     rights = home.uid <= 0 and bool(home.layers)
-    wait_ms = int(1000 * min(limits["wall_s"], limits["cpu_s"] / _CPUS)) + 1
+    wait_ms = int(1000 * min(limits["wall_s"], limits["cpu_s"] / CPUS)) + 1
     while True:
         found = serve(
             control.fileno(), home.own_pids, home.uid, rights, home.ruleset, code, cpu_backstop_s(limits), wait_ms
@@ -319,16 +214,6 @@ def serve_fast(
             return (json.loads(first) if first else None), second
         assert isinstance(second, float)
         send(control, watch(first, second, limits, home))
-
-
-def compile_program(source: bytes) -> tuple[types.CodeType | None, str]:
-    """(code, "") or (None, why not)."""
-    try:
-        return compile(source, PROGRAM_FILES[0], "exec", dont_inherit=True), ""
-    except MemoryError:
-        return None, "MemoryError: the program is too large to compile"
-    except (SyntaxError, ValueError, RecursionError, OverflowError) as error:
-        return None, f"{type(error).__name__}: {error}"[:500]
 
 
 def run_test(run: Callable[[], int] | int, fds: list[int], limits: dict[str, Any], home: Home) -> dict[str, Any]:
@@ -383,7 +268,7 @@ def build(message: dict[str, Any], fds: list[int], home: Home) -> dict[str, Any]
     """
     started_s = time.monotonic()
     own = home.layers.get("root", False)
-    folder = _BUILD_FOLDER if own else message["folder"]
+    folder = BUILD_FOLDER if own else message["folder"]
     source, binary, errors = fds
     pid = spawn(home)
     if pid == 0:
@@ -422,262 +307,6 @@ def empty(folder: str) -> None:
             os.rmdir(entry.path)
         else:
             os.unlink(entry.path)
-
-
-def spawn(home: Home) -> int:
-    """Fork, as the first process of a new pid namespace where there can be one."""
-    if home.own_pids >= 0:
-        kernel.join_pid_namespace(home.own_pids)
-        kernel.unshare(kernel.NEW_PID)
-    return kernel.fork()
-
-
-def watch(pid: int, started_s: float, limits: dict[str, Any], home: Home) -> dict[str, Any]:
-    """Wait for a test, stop it at its limits, clean up after it: what the kernel counted."""
-    timed_out, waited_s = wait(pid, started_s, limits["cpu_s"], limits["wall_s"], home)
-    _, status, usage = os.wait4(pid, 0)
-    wall_s = time.monotonic() - started_s - waited_s
-    cpu_s = usage.ru_utime + usage.ru_stime
-    if home.own_pids < 0:
-        cpu_s += kill_rest(pid)
-    peak_bytes = usage.ru_maxrss * 1024
-    return {"status": status, "cpu_s": cpu_s, "wall_s": wall_s, "peak_bytes": peak_bytes, "timed_out": timed_out}
-
-
-def wait(pid: int, started_s: float, cpu_s: float, wall_s: float, home: Home) -> tuple[bool, float]:
-    """Until the process has ended or was killed; (killed at a limit, seconds it had waited for a core).
-
-    Wall time stops who idles: what a process waits for a core is not its fault and does not count.
-    """
-    pidfd = os.pidfd_open(pid)
-    clock = (~pid << 3) | 2  # its CPU time, all threads
-    waited_s = 0.0
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        while True:
-            used_s = time.clock_gettime(clock)
-            left_s = min(started_s + wall_s + waited_s - time.monotonic(), max((cpu_s - used_s) / _CPUS, 0.002))
-            if poll.poll(max(0.0, left_s) * 1000.0):
-                return False, waited_s
-            used_s = time.clock_gettime(clock)
-            if time.monotonic() - started_s >= wall_s + waited_s:
-                waited_s = waiting_s(pidfd, home.proc)
-            if used_s >= cpu_s or time.monotonic() - started_s >= wall_s + waited_s:
-                kill(pid, home)
-                return True, waited_s
-    finally:
-        os.close(pidfd)
-
-
-def waiting_s(pidfd: int, proc: int) -> float:
-    """Seconds that a process was ready to run and had no core: its unluckiest thread's; 0 where nobody can say."""
-    try:
-        with open(os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY, dir_fd=proc)) as file:
-            pid = next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
-        tasks = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY, dir_fd=proc)
-        try:
-            waits = []
-            for task in os.listdir(tasks):
-                with open(os.open(f"{task}/schedstat", os.O_RDONLY, dir_fd=tasks)) as file:
-                    waits.append(int(file.read().split()[1]))
-        finally:
-            os.close(tasks)
-        return max(waits) / 1e9
-    except (OSError, ValueError, StopIteration, IndexError):
-        return 0.0
-
-
-def kill(pid: int, home: Home) -> None:
-    for target in (os.kill,) if home.own_pids >= 0 else (os.killpg, os.kill):
-        try:
-            target(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
-
-
-def kill_rest(pid: int) -> float:
-    """Kill whatever a test left behind, -1 for all in this pid namespace; the CPU seconds that it had used."""
-    cpu_s = 0.0
-    while True:
-        for child in (pid,) if pid == -1 else (pid, *children()):
-            for target in (os.kill,) if pid == -1 else (os.killpg, os.kill):
-                try:
-                    target(child, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    pass
-        try:
-            found, _, usage = os.wait4(-1, 0)
-        except ChildProcessError:
-            return cpu_s
-        if found:
-            cpu_s += usage.ru_utime + usage.ru_stime
-
-
-def children() -> list[int]:
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            return [int(word) for word in file.read().split()]
-    except OSError:
-        return []
-
-
-def prepare(limits: dict[str, Any], home: Home) -> None:
-    """What the tests inherit from the host, set once: limits by process."""
-    native = limits.get("mode") == "binary"
-    values = {
-        # Data, not address space: shared libraries and reserved, untouched ranges are not counted.
-        resource.RLIMIT_DATA: limits["memory_bytes"] + limits["stack_bytes"],
-        resource.RLIMIT_STACK: limits["memory_bytes"] if native else min(limits["memory_bytes"], _PYTHON_STACK_BYTES),
-        # One byte more than is allowed, so that who reached the limit can be told from who went beyond it.
-        resource.RLIMIT_FSIZE: limits["output_bytes"] + 1,
-        resource.RLIMIT_NOFILE: 64,
-        resource.RLIMIT_CORE: 0,
-    }
-    if home.uid > 0 or home.layers.get("user namespace"):  # else it would count every process of this machine's user
-        values[resource.RLIMIT_NPROC] = limits["max_processes"]
-    for kind, value in values.items():
-        hard = resource.getrlimit(kind)[1]
-        value = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
-        resource.setrlimit(kind, (value, value))
-
-
-def become_program(fds: list[int], limits: dict[str, Any], home: Home, filter_name: str, *, keep: int = -1) -> None:
-    """From here on this process is the program's: nothing open, no rights, CPU limited. Short: each test pays."""
-    os.setsid()  # else kill(0) of a program would reach its host, across pid namespaces
-    for target, fd in enumerate(fds):
-        os.dup2(fd, target)
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_backstop_s(limits), cpu_backstop_s(limits)))
-    if home.uid > 0:
-        os.setresgid(home.uid, home.uid, home.uid)
-        os.setresuid(home.uid, home.uid, home.uid)
-    elif home.layers:
-        kernel.drop_rights()
-    kernel.die_with_parent()
-    if home.ruleset >= 0 and not kernel.restrict(home.ruleset):
-        raise OSError("Landlock refused its rules")
-    if keep < 0:
-        kernel.close_from(3)
-    else:
-        os.closerange(3, keep)
-        kernel.close_from(keep + 1)
-        if filter_name:
-            os.set_inheritable(keep, False)
-    if filter_name in home.filters and not home.filters[filter_name].install():
-        raise OSError("seccomp refused its filter")
-
-
-def cpu_backstop_s(limits: dict[str, Any]) -> int:
-    """The host kills at the limit itself, but the kernel does it even if the host is gone."""
-    return int(-(-limits["cpu_s"] // 1)) + 1
-
-
-def python_run(code: types.CodeType, asked: dict[str, Any]) -> Callable[[], int]:
-    """What runs the compiled program as its tests ask, and returns its exit code.
-
-    Made once, before the forks, down to the __main__ without a trace of ours and Python's view of descriptors 0, 1 and
-    2: the files behind them change with each test, and what a fork finds ready it need not copy.
-    """
-    stdin = open(0, encoding="utf-8", closefd=False)
-    stdout = open(1, "w", encoding="utf-8", closefd=False)
-    stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
-    module = types.ModuleType("__main__")
-    namespace = module.__dict__
-    sys.modules["__main__"] = module
-    mode, entry_point = asked["mode"], asked["entry_point"]
-    if mode != "program":
-        stdout = stderr  # what the program prints goes to 2; 1 is for results
-    sys.stdin, sys.stdout, sys.stderr = stdin, stdout, stderr
-    vars(sys).update(__stdin__=stdin, __stdout__=stdout, __stderr__=stderr)
-    gc.enable()
-    if mode == "function":
-        return lambda: finish(lambda: call_function(code, namespace, entry_point, stdin.read()))
-    if mode == "assert":
-        return lambda: finish(lambda: check_assert(code, namespace, stdin.read()), assert_exit_code=ASSERT_EXIT_CODE)
-    return lambda: finish(lambda: exec(code, namespace))
-
-
-def call_function(code: types.CodeType, namespace: dict[str, Any], entry_point: str, given: str) -> None:
-    """Call a function once for every line given, a JSON list of arguments; write one line of JSON for each result."""
-    write, dumps, loads = os.write, json.dumps, json.loads
-    exec(code, namespace)
-    function = find_function(namespace, entry_point)
-    for call in given.split("\n"):
-        value = function(*loads(call))
-        try:
-            result = dumps(value)
-        except (TypeError, ValueError, RecursionError):
-            result = ""  # not plain JSON: equal to nothing
-        write_all(write, result + "\n")
-
-
-def check_assert(code: types.CodeType, namespace: dict[str, Any], given: str) -> None:
-    """Run the program, then the assert; write the word that came first only if no exception ended it on the way."""
-    write = os.write
-    word, _, assertion = given.partition("\n")
-    test = compile(assertion, PROGRAM_FILES[1], "exec", dont_inherit=True)
-    del given, assertion
-    exec(code, namespace)
-    exec(test, namespace)
-    write_all(write, word)
-
-
-def write_all(write: Callable[[int, bytes], int], text: str) -> None:
-    data = text.encode()
-    while data:
-        data = data[write(1, data) :]
-
-
-def find_function(namespace: dict[str, Any], entry_point: str) -> Callable[..., object]:
-    """A function of that name, or the method of a class `Solution`."""
-    if entry_point in namespace:
-        found: Callable[..., object] = namespace[entry_point]
-        return found
-    if "Solution" in namespace and hasattr(namespace["Solution"], entry_point):
-        method: Callable[..., object] = getattr(namespace["Solution"](), entry_point)
-        return method
-    raise NameError(f"the program defines no function {entry_point!r}")
-
-
-def finish(run: Callable[[], None], *, assert_exit_code: int = 1) -> int:
-    """Run to the end as the interpreter would, exit handlers included, but without tearing it down."""
-    exit_code = 0
-    try:
-        try:
-            run()
-        except SystemExit as error:
-            exit_code = exit_status(error.code)
-        if len(threading._active) > 1 or threading._threading_atexits:  # type: ignore[attr-defined]
-            threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-    except MemoryError:
-        exit_code = MEMORY_EXIT_CODE
-    except BaseException as error:
-        exit_code = assert_exit_code if isinstance(error, AssertionError) else 1
-        try:
-            trace = error.__traceback__
-            while trace is not None and trace.tb_frame.f_code.co_filename not in PROGRAM_FILES:
-                trace = trace.tb_next  # ours
-            traceback.print_exception(type(error), error, trace, limit=-20)
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-        except BaseException:
-            pass
-    try:
-        sys.stderr.flush()
-    except BaseException:
-        pass
-    return exit_code
-
-
-def exit_status(code: object) -> int:
-    if code is None:
-        return 0
-    if isinstance(code, int):
-        return code & 0xFF
-    print(code, file=sys.stderr)
-    return 1
 
 
 def read_all(fd: int) -> bytes:
