@@ -10,18 +10,16 @@ one; `internal_error` counts as not delivered. At the end no process of the judg
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import record
 
 from openmimo.judge.pool import JudgeConfig, JudgePool
 from openmimo.types import Problem, UnitTest
@@ -57,19 +55,14 @@ SOLUTIONS: list[tuple[Problem, str, list[str]]] = [
 
 
 def main() -> None:
-    result = {
-        "claim": "kill -9 of zygotes and supervisors: every verdict delivered, none wrong",
-        "command": "python benchmarks/judge_kill.py",
-        "commit": _output("git", "rev-parse", "--short", "HEAD"),
-        "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+    figures = {
         **measure(NUM_TESTS // TESTS_A_SOLUTION, seed=0),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if len(sys.argv) > 1:
-        path = Path(sys.argv[1])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+    record.write(
+        "kill -9 of zygotes and supervisors: every verdict delivered, none wrong",
+        "python benchmarks/judge_kill.py",
+        figures,
+    )
 
 
 def measure(num_solutions: int, *, seed: int, pause_s: tuple[float, float] = (0.2, 1.0)) -> dict[str, Any]:
@@ -161,17 +154,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return False
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
 
 
 if __name__ == "__main__":

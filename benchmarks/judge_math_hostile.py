@@ -12,15 +12,12 @@ left over from the run before. At the end the hostile ones alone: they must get 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import record
 from judge_math_rewritings import GOLDS, draw
 
 from openmimo.judge.math import quick
@@ -60,11 +57,7 @@ def main() -> None:
     with MathPool(2) as pool:
         futures = {name: pool.submit(PROBLEM, f"\\boxed{{{text}}}") for name, text in HOSTILE}
         verdicts = {name: future.result() for name, future in futures.items()}
-    result = {
-        "claim": f"10 hostile answers among 500, two workers: worst extra latency of the others under {LIMIT_S} s",
-        "command": "python benchmarks/judge_math_hostile.py",
-        "commit": _output("git", "rev-parse", "--short", "HEAD"),
-        "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+    figures = {
         "runs": NUM_RUNS,
         "holds": all(max(run["extra_s"]) < LIMIT_S for runs in results.values() for run in runs),
         "worst extra latency": {
@@ -91,10 +84,11 @@ def main() -> None:
         ),
         "hostile": {name: f"{verdict.status}: {verdict.detail[:60]}" for name, verdict in verdicts.items()},
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text + "\n", encoding="utf-8")
+    record.write(
+        f"10 hostile answers among 500, two workers: worst extra latency of the others under {LIMIT_S} s",
+        "python benchmarks/judge_math_hostile.py",
+        figures,
+    )
 
 
 def honest() -> list[tuple[str, str]]:
@@ -132,17 +126,6 @@ def _spread(values: list[float]) -> dict[str, float]:
         "min": round(min(values), 3),
         "max": round(max(values), 3),
     }
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
 
 
 if __name__ == "__main__":

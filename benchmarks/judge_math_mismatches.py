@@ -14,16 +14,14 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
-import platform
 import random
 import re
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+
+import record
 
 from openmimo.judge.verifier import Verifier
 
@@ -42,11 +40,7 @@ def main() -> None:
     for kind, _, _, status, _ in judged:
         kinds[kind] += 1
         statuses[status] += 1
-    result = {
-        "claim": "of 3,000 mismatched pairs that are not equivalent, none is accepted",
-        "command": "python benchmarks/judge_math_mismatches.py",
-        "commit": _output("git", "rev-parse", "--short", "HEAD"),
-        "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+    figures = {
         "pairs": {"unit": "pairs", "of": len(pairs), "accepted": statuses["accepted"], "math-verify": sum(alone)},
         "kinds": dict(kinds),
         "statuses": dict(statuses),
@@ -56,10 +50,11 @@ def main() -> None:
             [gold, answer] for (_, gold, answer), accepted in zip(pairs, alone, strict=True) if accepted
         ],
     }
-    text = json.dumps(result, indent=2, ensure_ascii=False)
-    print(text)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text + "\n", encoding="utf-8")
+    record.write(
+        "of 3,000 mismatched pairs that are not equivalent, none is accepted",
+        "python benchmarks/judge_math_mismatches.py",
+        figures,
+    )
 
 
 def golds() -> list[str]:
@@ -257,17 +252,6 @@ def _peer(gold: str, answer: str) -> bool:
     from math_verify import parse, verify
 
     return bool(verify(parse(f"${gold}$"), parse(f"${answer}$")))
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
 
 
 if __name__ == "__main__":

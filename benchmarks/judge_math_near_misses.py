@@ -8,12 +8,10 @@ asked the same.
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
 import sys
 from pathlib import Path
+
+import record
 
 from openmimo.judge.verifier import Verifier
 
@@ -27,11 +25,7 @@ def main() -> None:
     with Verifier() as verifier:
         ours = [[verifier.compare(gold, answer)[0] == "accepted" for answer in pair] for _, gold, *pair in NEAR_MISSES]
     alone = [[_peer(gold, answer) for answer in pair] for _, gold, *pair in NEAR_MISSES]
-    result = {
-        "claim": "at most 2 % of the near misses are accepted",
-        "command": "python benchmarks/judge_math_near_misses.py",
-        "commit": _output("git", "rev-parse", "--short", "HEAD"),
-        "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+    figures = {
         "near misses accepted": {
             "unit": "pairs",
             "of": len(NEAR_MISSES),
@@ -49,10 +43,7 @@ def main() -> None:
         "right neighbours refused, openmimo": _rows(ours, 1, False),
         "right neighbours refused, math-verify": _rows(alone, 1, False),
     }
-    text = json.dumps(result, indent=2, ensure_ascii=False)
-    print(text)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text + "\n", encoding="utf-8")
+    record.write("at most 2 % of the near misses are accepted", "python benchmarks/judge_math_near_misses.py", figures)
 
 
 def _rows(found: list[list[bool]], column: int, accepted: bool) -> list[str]:
@@ -68,17 +59,6 @@ def _peer(gold: str, answer: str) -> bool:
     from math_verify import parse, verify
 
     return bool(verify(parse(f"${gold}$"), parse(f"${answer}$")))
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -10,17 +10,15 @@ golds spread over the file. math-verify alone, with both sides in `$...$`, is as
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+import record
 
 from openmimo.judge.verifier import Verifier
 
@@ -60,11 +58,7 @@ def main() -> None:
     for (kind, _, _), (status, _) in zip(rewritings, judged, strict=True):
         kinds.setdefault(kind, [0, 0])[1] += 1
         kinds[kind][0] += status == "accepted"
-    result = {
-        "claim": "500 of 500 gold answers accepted against themselves without exact match; 290 of 300 rewritings",
-        "command": "python benchmarks/judge_math_rewritings.py",
-        "commit": _output("git", "rev-parse", "--short", "HEAD"),
-        "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+    figures = {
         "themselves": {"unit": "gold answers", "accepted": themselves.count("accepted"), "of": len(golds)},
         "pairs_per_s": {
             "unit": "gold answers against themselves a second, one process",
@@ -79,10 +73,11 @@ def main() -> None:
         ],
         "table": [" | ".join(row) for row in rewritings],
     }
-    text = json.dumps(result, indent=2, ensure_ascii=False)
-    print(text if len(sys.argv) < 2 else json.dumps({**result, "table": "..."}, indent=2, ensure_ascii=False))
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text + "\n", encoding="utf-8")
+    record.write(
+        "500 of 500 gold answers accepted against themselves without exact match; 290 of 300 rewritings",
+        "python benchmarks/judge_math_rewritings.py",
+        figures,
+    )
 
 
 def draw(golds: list[str], num: int = NUM_REWRITINGS) -> list[tuple[str, str, str]]:
@@ -680,17 +675,6 @@ def peer(gold: str, answer: str) -> bool:
     from math_verify import parse, verify
 
     return bool(verify(parse(f"${gold}$"), parse(f"${answer}$")))
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
 
 
 if __name__ == "__main__":

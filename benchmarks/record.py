@@ -30,7 +30,7 @@ def write(claim: str, command: str, figures: dict[str, Any], **hardware: Any) ->
         },
         **figures,
     }
-    text = json.dumps(result, indent=2)
+    text = json.dumps(result, indent=2, ensure_ascii=False)
     print(text)
     if len(sys.argv) > 1:
         path = Path(sys.argv[1])
