@@ -232,7 +232,7 @@ class _Work:
         self.timing = timing or Timing()
         self.open: dict[int, _Open] = {}
         self._handles: dict[int, tuple[int, int]] = {}  # handle -> (launch, sample)
-        self._verdicts: queue.SimpleQueue[tuple[int, int, str, bool, Future[Verdict]]] = queue.SimpleQueue()
+        self._verdicts: queue.SimpleQueue[tuple[int, int, Future[Verdict]]] = queue.SimpleQueue()
         self._started_s = self._last_s = clock()
 
     @property
@@ -300,27 +300,21 @@ class _Work:
         launch, sample = self._handles.pop(handle)
         group = self.open[launch]
         group.rollouts[sample] = rollout
-        self._judge(launch, sample, self.decode(rollout.token_ids), again=False)
+        self._judge(launch, sample, self.decode(rollout.token_ids))
         return [("finished", launch)] if all(slot is not None for slot in group.rollouts) else []
 
-    def _judge(self, launch: int, sample: int, text: str, *, again: bool) -> None:
+    def _judge(self, launch: int, sample: int, text: str) -> None:
         group = self.open[launch]
         future = self.judge.submit(group.problem, text)
         group.futures.append(future)
         # The callback runs in the judge's thread: all it does is put the event in the queue.
-        future.add_done_callback(lambda done: self._verdicts.put((launch, sample, text, again, done)))
+        future.add_done_callback(lambda done: self._verdicts.put((launch, sample, done)))
 
-    def _judged(
-        self, launch: int, sample: int, text: str, again: bool, future: Future[Verdict]
-    ) -> list[tuple[str, int]]:
+    def _judged(self, launch: int, sample: int, future: Future[Verdict]) -> list[tuple[str, int]]:
         if launch not in self.open or future.cancelled():
             return []
-        verdict = future.result()
-        if verdict.status == "internal_error" and not again:
-            self._judge(launch, sample, text, again=True)  # redone once; if it stays, it stays in the group
-            return []
         group = self.open[launch]
-        group.verdicts[sample] = verdict
+        group.verdicts[sample] = future.result()  # an internal error too: the judge has retried it (decision 0020)
         return [("judged", launch)] if all(slot is not None for slot in group.verdicts) else []
 
     def _count_busy(self) -> None:
