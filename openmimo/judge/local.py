@@ -16,8 +16,10 @@ from pathlib import Path
 from openmimo.judge.code import limits_of
 from openmimo.judge.config import JudgeConfig
 from openmimo.judge.lane import Lost, Work
+from openmimo.judge.sandbox.cgroup import remove_groups_of
 from openmimo.types import Problem, Verdict
 
+_END_S = 0.5
 _SLACK_S = 60.0  # a worker keeps its own limits; this is for one that does not answer at all
 
 
@@ -86,10 +88,15 @@ class Worker:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            # An idle worker ends by itself once the connection is closed, and clears away what it made.
+            try:
+                process.wait(timeout=_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            remove_groups_of(process.pid)
 
     def _start(self) -> None:
         """Start and configure, without waiting: the first answer is awaited with the first verdict."""

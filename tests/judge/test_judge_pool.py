@@ -13,6 +13,7 @@ import pytest
 
 from openmimo.judge.lane import Lost
 from openmimo.judge.pool import MAX_LOST, JudgeConfig, JudgePool
+from openmimo.judge.sandbox.cgroup import _parents
 from openmimo.rows import problem_from
 from openmimo.types import Problem, UnitTest, Verdict
 
@@ -112,6 +113,20 @@ def test_leaving_a_pool_by_an_exception_ends_its_processes_at_once():
     assert time.monotonic() - started < 10
     assert len(family) >= 4 and not benchmark.left(family)
     assert all(future.done() for future in futures)
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_a_pool_that_is_closed_leaves_no_control_group(now):
+    pool = JudgePool(2)
+    futures = [pool.submit(ADD, SLOW) for _ in range(2)]
+    while pool.num_running < 2:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    pids = [lane.pid for lane in pool._lanes]
+    groups = [folder for parent in _parents() for pid in pids for folder in parent.glob(f"openmimo-judge-{pid}-*")]
+    pool.close(now=now)
+    assert all(future.done() for future in futures)
+    assert not any(folder.exists() for folder in groups)
 
 
 def test_a_pool_that_is_not_used_starts_no_process():

@@ -56,20 +56,17 @@ class ControlGroup:
 
     def remove(self) -> None:
         """Remove the group; its processes were killed and may still be ending."""
-        for folder in self._folders:
-            for _ in range(200):
-                try:
-                    folder.rmdir()
-                    break
-                except FileNotFoundError:
-                    break
-                except OSError:
-                    time.sleep(0.005)
+        _remove(self._folders)
         self._folders = []
 
 
+def remove_groups_of(pid: int) -> None:
+    """Remove what a judge that was killed has left."""
+    _remove([folder for parent in _parents() for folder in parent.glob(f"{_NAME}-{pid}-*")])
+
+
 def sweep() -> None:
-    """Remove the groups of judges that were killed."""
+    """Remove the groups of every judge that was killed."""
     for parent in _parents():
         for folder in parent.glob(f"{_NAME}-*"):
             owner = folder.name.removeprefix(f"{_NAME}-").split("-")[0]
@@ -78,6 +75,18 @@ def sweep() -> None:
                     folder.rmdir()
                 except OSError:
                     continue
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        for _ in range(400):
+            try:
+                folder.rmdir()
+                break
+            except FileNotFoundError:
+                break
+            except OSError:
+                time.sleep(0.005)
 
 
 def _parents() -> list[Path]:
