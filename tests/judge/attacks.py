@@ -6,8 +6,8 @@ A program begins with a line `#: target | kind | weak judge | allowed statuses |
     kind     stdin, function or assert: how the problem is tested
     harm     what it does to the weak judge, and must not do to ours: a word of `harms`
 
-In its text MARK, IPC_KEY, PORT stand for a name, a number and a port of this run. `judge_ours` and `judge_weak` give the
-same report, and `harms` reads it.
+In its text MARK, IPC_KEY, PORT stand for a name, a number and a port of this run. `judge_ours` and `judge_weak` give
+the same report, and `harms` reads it.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ class Attack:
     @property
     def problem(self) -> Problem:
         entry_point = "add" if self.kind == "function" else ""
-        return Problem(
-            self.name, "", "code", tests=TESTS[self.kind], entry_point=entry_point, language=self.language
-        )
+        return Problem(self.name, "", "code", tests=TESTS[self.kind], entry_point=entry_point, language=self.language)
 
     @property
     def honest(self) -> str:

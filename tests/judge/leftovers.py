@@ -52,6 +52,18 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def kernel_objects() -> dict[str, int]:
+    """Counts of what outlives processes: System V objects, keys, mounts, cgroups, names in temporary folders."""
+    folders = [Path(name) for name in (*FOLDERS, tempfile.gettempdir())]
+    return {
+        "ipc": len(_lines("/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg")),
+        "keys": len(_lines("/proc/keys")),
+        "mounts": len(_lines("/proc/self/mounts")),
+        "cgroups": sum(1 for _ in os.walk("/sys/fs/cgroup")),
+        "names": sum(len(list(folder.iterdir())) for folder in folders if folder.is_dir()),
+    }
+
+
 def peak_bytes(pid: int) -> int:
     """Most memory that a process ever had resident; 0 if it is gone."""
     for line in _lines(f"/proc/{pid}/status"):

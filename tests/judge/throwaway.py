@@ -1,9 +1,9 @@
 """A machine to lose: a weak judge meets a hostile program where nobody else can be hurt.
 
-`python throwaway.py` reads one JSON object on stdin and prints a report. It becomes the first process of new pid, IPC and
-mount namespaces (and a user namespace, where it is not root) with /tmp, /dev/shm and /proc of its own, starts two
-processes of the weak judge (the attack twice, then an honest program; beside it an honest program), looks for what is
-left, and ends: the kernel then ends everything else in there. The network is the machine's own.
+`python throwaway.py` reads one JSON object on stdin and prints a report. It becomes the first process of new pid, IPC
+and mount namespaces (and a user namespace, where it is not root) with /tmp, /dev/shm and /proc of its own, starts two
+processes of the weak judge (the attack, then an honest program; beside them an honest program), looks for what is left,
+and ends: the kernel then ends everything else in there. The network is the machine's own.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x08000000, 0x10000000, 0x20000000
 MS_PRIVATE_ALL = (1 << 14) | (1 << 18)
 DEADLINE_S = 15.0
+LEAVE_S = 2.0  # for a judge that has given all its verdicts
 
 
 def main() -> None:
@@ -88,15 +90,11 @@ def meet(job: dict[str, Any], judge_source: str, journal: Path) -> dict[str, Any
     start([job["beside"]])
     start([job["attack"]] * job["times"] + [job["after"]])
     deadline_s = time.monotonic() + DEADLINE_S
-    ended = [wait(process, deadline_s) for process in processes]
-    answers = [
-        [
-            json.loads(line[line.index("{") :])
-            for line in Path(f"/tmp/answers-{number}").read_text().split("\n")
-            if '"statuses"' in line  # a program may have written there too
-        ]
-        for number in range(2)
+    ended = [
+        wait(process, lambda number=number, due=due: len(read_answers(number)) >= due, deadline_s)
+        for number, (process, due) in enumerate(zip(processes, (1, job["times"] + 1), strict=True))
     ]
+    answers = [read_answers(number) for number in range(2)]
     attack = answers[1][: job["times"]]
     return {
         "attack": [answer["statuses"] for answer in attack],
@@ -108,9 +106,18 @@ def meet(job: dict[str, Any], judge_source: str, journal: Path) -> dict[str, Any
     }
 
 
-def wait(process: subprocess.Popen[bytes], deadline_s: float) -> bool:
-    """Whether it ended by itself and well; a judge that was stopped has not."""
-    while time.monotonic() < deadline_s:
+def read_answers(number: int) -> list[dict[str, Any]]:
+    """Verdicts that a judge has written; a program may have written there too."""
+    lines = Path(f"/tmp/answers-{number}").read_text(errors="replace").split("\n")
+    return [json.loads(line[line.index("{") :]) for line in lines if '"statuses"' in line and line.endswith("}")]
+
+
+def wait(process: subprocess.Popen[bytes], done: Callable[[], bool], deadline_s: float) -> bool:
+    """Whether it ended by itself and well; a judge that was stopped, or hangs when all is done, has not."""
+    leave_s = float("inf")
+    while time.monotonic() < min(deadline_s, leave_s):
+        if done():
+            leave_s = min(leave_s, time.monotonic() + LEAVE_S)
         try:
             pid, status = os.waitpid(process.pid, os.WNOHANG | os.WUNTRACED)
         except ChildProcessError:

@@ -1,0 +1,83 @@
+"""Hostile programs of our own: none is accepted, reaches another solution or the host, or leaves anything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from attacks import Attack, Ours, harms, judge_ours, judge_weak, load_attacks, our_judge
+from leftovers import descendants, kernel_objects
+
+from openmimo.judge.sandbox.supervisor import isolation
+
+ATTACKS = load_attacks()
+TARGETS = {"verdict", "others", "host"}
+SHOWN = {"frames-verdict", "descriptors-others", "sysv-host", "exits-verdict", "output-shape", "output-precision"}
+"""A few of the weak judges' defeats; all of them are run by `benchmarks/judge_hostile.py` and the slow tests."""
+HOLES = {
+    "exits-verdict": "asserts are not run yet",
+    "keys-verdict": "keys live until the next test: no filter on system calls yet",
+    "keys-others": "the same",
+    "sysv-verdict": "System V objects live until the next test: no filter on system calls yet",
+    "sysv-others": "the same",
+    "memory-verdict": "memory is limited by process, not in sum: no cgroup yet",
+}
+
+if not all(isolation().values()):
+    pytest.skip("programs would run here without namespaces and a user of their own", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def ours() -> Iterator[Ours]:
+    with our_judge() as ours:
+        yield ours
+
+
+def test_at_least_twelve_mechanisms_are_turned_on_all_three_targets() -> None:
+    targets: dict[str, set[str]] = {}
+    for attack in ATTACKS:
+        targets.setdefault(attack.mechanism, set()).add(attack.target)
+    assert sum(found >= TARGETS for found in targets.values()) >= 12
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_attack_gets_an_allowed_verdict_and_does_no_harm(
+    attack: Attack, ours: Ours, request: pytest.FixtureRequest
+) -> None:
+    if attack.name in HOLES:
+        request.applymarker(pytest.mark.xfail(reason=HOLES[attack.name], strict=True))
+    report = judge_ours(attack, ours)
+    assert not harms(report), report
+    assert {status for statuses in report.attack for status in statuses} <= attack.allowed, report
+
+
+def test_no_process_stays_behind_all_the_attacks(ours: Ours) -> None:
+    harmless = next(attack for attack in ATTACKS if attack.name == "output-shape")
+    judge_ours(harmless, ours)
+    # Two workers, each with a zygote in two generations and at most the host of its last program.
+    assert len(descendants(os.getpid())) <= 2 * 4
+
+
+def test_a_judge_that_is_closed_leaves_no_process_and_no_object_of_the_kernel() -> None:
+    before, processes = kernel_objects(), set(descendants(os.getpid()))
+    with our_judge() as ours:
+        for attack in ATTACKS:
+            if attack.target == "host" and attack.mechanism in ("sysv", "shared_memory", "forks", "mounts", "files"):
+                judge_ours(attack, ours)
+    assert set(descendants(os.getpid())) <= processes
+    # Others of this machine may come and go meanwhile, so more is looked at twice.
+    after = kernel_objects()
+    more = {kind for kind, count in after.items() if count > before[kind]}
+    assert not more or all(kernel_objects()[kind] <= before[kind] for kind in more), (before, after)
+
+
+@pytest.mark.parametrize("attack", [a for a in ATTACKS if a.name in SHOWN], ids=lambda attack: attack.name)
+def test_attack_succeeds_against_its_weak_judge(attack: Attack) -> None:
+    assert attack.harm in harms(judge_weak(attack))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", [a for a in ATTACKS if a.name not in SHOWN], ids=lambda attack: attack.name)
+def test_every_other_attack_succeeds_against_its_weak_judge(attack: Attack) -> None:
+    assert attack.harm in harms(judge_weak(attack))
