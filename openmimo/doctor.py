@@ -65,12 +65,11 @@ def _disk() -> dict[str, Any]:
 
 
 def _isolation() -> dict[str, Any]:
-    from openmimo.judge.sandbox.supervisor import isolation
+    from openmimo.judge.sandbox.supervisor import self_test
 
-    found = isolation()
-    lacking = [name for name, has in found.items() if not has]
-    detail = ", ".join(f"{name}: {'yes' if has else 'no'}" for name, has in found.items())
-    return _finding("isolation", "missing" if lacking else "ok", detail, "run as root, or allow user namespaces")
+    found = self_test()
+    status = {"full": "ok", "without user namespaces": "missing", "refused": "broken"}[found.level]
+    return _finding("isolation", status, f"{found.level}: {found.reason}", "run as root, or allow user namespaces")
 
 
 def _cores() -> dict[str, Any]:

@@ -61,7 +61,7 @@ def pass_rate(group: Group) -> float:
 
 
 def rates_by_test(group: Group) -> tuple[float, ...]:
-    """Share of rollouts that pass each test; a response that never ran passed none, a result inferred counts nowhere."""
+    """Share of rollouts that pass each test; a response that never ran passed none, one inferred counts nowhere."""
     judged = [v for v in group.verdicts if v.status != "internal_error"]
     num_tests = len(group.problem.tests)
     passed = [0] * num_tests

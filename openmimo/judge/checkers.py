@@ -1,7 +1,7 @@
 """Does what a program gave equal what was expected? (MiMo 3.2)
 
-Everything is compared as plain bytes or plain JSON in the judge's own process: no program's `__eq__` runs here. Left
-out: special checkers for problems with several right answers.
+Everything is compared as plain bytes or plain JSON in the judge's own process: no program's `__eq__` runs here. Special
+judges, for problems with several right answers, are programs: `code.py` runs them in a sandbox of their own.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, Literal
+from typing import Any
 
-Checker = Literal["tokens", "exact", "floats", "unordered_lines"]
+from openmimo.types import CheckerName
 
 # Plain ASCII decimals: float() alone would also take "nan", "1_0" and other scripts' digits.
 _DECIMAL = re.compile(rb"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
-def outputs_equal(got: bytes, expected: bytes, checker: Checker = "tokens", *, tolerance: float = 1e-6) -> bool:
+def outputs_equal(got: bytes, expected: bytes, checker: CheckerName = "tokens", *, tolerance: float = 1e-6) -> bool:
     """Compare standard outputs.
 
     Args:
         checker: `tokens`: equal sequences of whitespace-separated tokens; `exact`: equal bytes; `floats`: tokens, and
             where both are decimal numbers they may differ by `tolerance`; `unordered_lines`: equal multisets of
-            lines, each compared by tokens.
+            lines, each compared by tokens. `special` is no matter of bytes and not for here.
         tolerance: absolute or relative, whichever is met; for `floats` alone.
 
     Raises:
@@ -32,25 +32,24 @@ def outputs_equal(got: bytes, expected: bytes, checker: Checker = "tokens", *, t
     if checker == "exact":
         return got == expected
     if checker == "tokens":
-        return got.split() == expected.split()
+        return _tokens_equal(got, expected)
     if checker == "unordered_lines":
         return _lines(got) == _lines(expected)
     if checker == "floats":
-        got_tokens, expected_tokens = got.split(), expected.split()
+        expected_tokens = expected.split()
+        got_tokens = got.split(None, len(expected_tokens))
         return len(got_tokens) == len(expected_tokens) and all(
             _tokens_close(one, other, tolerance) for one, other in zip(got_tokens, expected_tokens, strict=True)
         )
     raise ValueError(f"unknown checker {checker!r}; expected tokens, exact, floats or unordered_lines")
 
 
-def json_equal(got: str, expected: str, *, tolerance: float | None = None) -> bool:
-    """Compare two JSON texts by plain types: true is not 1, 1 is not 1.0, "1" is not 1.
+def json_equal(got: str, expected: str) -> bool:
+    """Compare two JSON texts by plain types: true is not 1, 1.0 is not 1 (but 1 is 1.0), "1" is not 1.
 
     Args:
         got: what the program returned; text that is no JSON equals nothing.
         expected: from the problem's test.
-        tolerance: where the expected value is a float, an int or float within it (absolute or relative) will do;
-            None asks for the same number.
 
     Raises:
         ValueError: if `expected` is no JSON: the problem is at fault, not the program.
@@ -63,27 +62,25 @@ def json_equal(got: str, expected: str, *, tolerance: float | None = None) -> bo
         value = json.loads(got)
     except (ValueError, RecursionError):
         return False
-    return _same(value, wanted, tolerance)
+    return _same(value, wanted)
 
 
-def _same(got: Any, wanted: Any, tolerance: float | None) -> bool:
+def _same(got: Any, wanted: Any) -> bool:
     if type(wanted) is float and type(got) in (int, float):
-        try:
-            number = float(got)
-        except OverflowError:
-            return False
-        if tolerance is None:
-            return number == wanted
-        return math.isclose(number, wanted, rel_tol=tolerance, abs_tol=tolerance)
+        return bool(got == wanted)
     if type(got) is not type(wanted):
         return False
     if type(wanted) is list:
-        return len(got) == len(wanted) and all(
-            _same(one, other, tolerance) for one, other in zip(got, wanted, strict=True)
-        )
+        return len(got) == len(wanted) and all(_same(one, other) for one, other in zip(got, wanted, strict=True))
     if type(wanted) is dict:
-        return got.keys() == wanted.keys() and all(_same(got[key], wanted[key], tolerance) for key in wanted)
-    return got == wanted
+        return got.keys() == wanted.keys() and all(_same(got[key], wanted[key]) for key in wanted)
+    return bool(got == wanted)
+
+
+def _tokens_equal(got: bytes, expected: bytes) -> bool:
+    """Without a list of every token of what a program may have printed in megabytes."""
+    wanted = expected.split()
+    return got == expected or got.split(None, len(wanted)) == wanted
 
 
 def _lines(text: bytes) -> list[list[bytes]]:
@@ -98,4 +95,7 @@ def _tokens_close(got: bytes, expected: bytes, tolerance: float) -> bool:
         return False
     if not (_DECIMAL.fullmatch(got) and _DECIMAL.fullmatch(expected)):
         return False
-    return math.isclose(float(got), float(expected), rel_tol=tolerance, abs_tol=tolerance)
+    one, other = float(got), float(expected)
+    return (
+        math.isfinite(one) and math.isfinite(other) and math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance)
+    )

@@ -18,7 +18,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 
-from openmimo.judge.checkers import Checker
 from openmimo.judge.code import check_problem
 from openmimo.judge.math import quick_verdict
 from openmimo.judge.sandbox.limits import Limits
@@ -49,10 +48,6 @@ class JudgeConfig:
     """Seconds for one comparison by math-verify. # ours"""
     math_memory_bytes: int = 2 << 30
     """Data of the process that compares."""
-    checker: Checker = "tokens"
-    """How standard output is compared."""
-    tolerance: float = 1e-6
-    """Absolute or relative, for the checker `floats` alone."""
     share_process: bool = False
     """One process a solution instead of one a test, for function-call problems: cheaper, less apart (`judge_code`)."""
 

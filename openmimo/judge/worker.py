@@ -37,8 +37,6 @@ def judge(problem: Problem, text: str, sandbox: Sandbox, verifier: Verifier, con
             problem,
             text,
             sandbox,
-            checker=config.checker,
-            tolerance=config.tolerance,
             share_process=config.share_process,
         )
     except SandboxLost as error:

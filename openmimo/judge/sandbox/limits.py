@@ -10,6 +10,8 @@ from openmimo.types import Status
 
 MEMORY_EXIT_CODE = 97
 """Exit status with which the zygote's child reports an uncaught MemoryError."""
+ASSERT_EXIT_CODE = 96
+"""Exit status after an assert of a test that does not hold."""
 COMPILE_EXIT_CODE = 98
 """Exit status after a program that is no Python, where one process compiles and runs it."""
 
@@ -19,9 +21,9 @@ class Limits:
     """Limits of one test."""
 
     cpu_s: float = 2.0
-    """CPU seconds, user + system, of all processes of the test; each alone is killed there."""
+    """CPU seconds, user + system, of all threads."""
     wall_s: float = 6.0
-    """Seconds from start to end."""
+    """Seconds from start to end, less those spent waiting for a core."""
     memory_bytes: int = 256 << 20
     """Peak resident memory of one process."""
     stack_bytes: int = 256 << 20
@@ -29,7 +31,7 @@ class Limits:
     output_bytes: int = 16 << 20
     """Standard output, and standard error alike."""
     max_processes: int = 16
-    """Processes and threads of the test at once."""
+    """Threads of the test at once; processes too, where no filter forbids to fork."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -47,7 +49,7 @@ class Run:
     wall_s: float
     peak_bytes: int
     timed_out: bool
-    """The wall limit killed it."""
+    """It was killed at a time limit."""
     output: bytes
     error: bytes
 
@@ -58,14 +60,12 @@ def failure(run: Run, limits: Limits) -> Status | None:
     Nothing here reads what the program printed, only how much.
     """
     killed_by = run.wait_status & 0x7F
-    if len(run.output) >= limits.output_bytes or len(run.error) >= limits.output_bytes:
+    if len(run.output) > limits.output_bytes or len(run.error) > limits.output_bytes:
         return "output_limit"
-    if run.timed_out or run.cpu_s >= limits.cpu_s or killed_by in (signal.SIGXCPU, signal.SIGPROF):
+    if run.timed_out or run.cpu_s >= limits.cpu_s or killed_by == signal.SIGXCPU:
         return "time_limit"
     if run.peak_bytes > limits.memory_bytes or run.wait_status == MEMORY_EXIT_CODE << 8:
         return "memory_limit"
-    if run.wait_status == COMPILE_EXIT_CODE << 8:
-        return "compile_error"
     if run.wait_status != 0:
         return "runtime_error"
     return None

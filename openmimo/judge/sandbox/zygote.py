@@ -1,34 +1,38 @@
-"""A warm Python that forks programs (MiMo 3.4.1). Run as a script, by path, in an interpreter of its own.
+"""A warm Python that forks programs (MiMo 3.4.1). It runs in an interpreter of its own; see `supervisor.py`.
 
 Three generations, so that a test costs one fork of a small process:
 
-    zygote       one per worker; first process (pid 1) of its own namespaces, standard library imported
-     +- host     one per solution; compiles the program, never runs it
-         +- test one per test; unprivileged, limited; runs the program; then whatever it left behind is killed
+    zygote       one per worker and profile; first process (pid 1) of its own namespaces; what programs import is warm
+     +- host     one per solution; compiles the program, never runs it; within limits, so a parser bomb ends here
+         +- test one per test, in a pid namespace of its own: no rights, limits, Landlock, seccomp; runs the program
 
 The zygote talks with the supervisor over one SOCK_SEQPACKET socket, inherited; the host takes over the socket
 while it lives. Texts and data travel as memory files, so that a message is small:
 
-    supervisor -> zygote   solution {limits}, with [source]
-    host -> supervisor     compiled {"error": ""}
-    supervisor -> host     test {entry_point}, with [stdin, stdout, stderr]   -> {"status", "cpu_s", ...}
+    supervisor -> zygote   open {limits, mode, entry_point}, with [source]; mode `program`, `function`, `assert`, or
+                           `binary` for a compiled program
+    host -> supervisor     opened {"error": ""}
+    supervisor -> host     test, with [stdin, stdout, stderr]   -> {"status", "cpu_s", ...}
     supervisor -> host     end
     supervisor -> zygote   alone {limits, entry_point}, with [stdin, stdout, stderr, source]: without a host
+    supervisor -> zygote   build {limits, command, ...}, with [source, binary, stderr]: run a compiler
     zygote -> supervisor   gone {"status"}, whenever a host has ended
 
-No process here ever holds an expected output. This file imports nothing of openmimo, and no program can import it. Left
-out as yet: seccomp, cgroups: this is not full isolation.
+No process here ever holds an expected output, save the assert of a test that is an assert. It imports nothing else of
+openmimo but what asks the kernel, forgets even that before the first fork, and no program can import it.
 """
+
+from __future__ import annotations
 
 import array
 import atexit
-import ctypes
 import gc
 import io
 import json
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -38,83 +42,143 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable
+from typing import Any
 
-# Imported for the programs: what most of them need is then free.
-for name in (
-    "bisect collections copy datetime decimal fractions functools heapq io itertools math operator random re "
-    "statistics string threading typing".split()
-):
-    __import__(name)
+from openmimo.judge.sandbox import kernel
+from openmimo.judge.sandbox.limits import ASSERT_EXIT_CODE, COMPILE_EXIT_CODE, MEMORY_EXIT_CODE
+from openmimo.judge.sandbox.seccomp import filter_for
 
-MEMORY_EXIT_CODE, COMPILE_EXIT_CODE = 97, 98
-MESSAGE_BYTES = 65536
+_WARM = {
+    "base": "bisect collections contextlib copy dataclasses datetime decimal enum fractions functools heapq io "
+    "itertools json math operator queue random re statistics string threading typing",
+    "native": "",
+    "build": "",
+}
+_WARM["special"] = _WARM["base"]
+_WARM["numpy"] = _WARM["base"] + " numpy"
+"""Imported for the programs: what most of them need is then free."""
 
-CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
-    0x00020000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
-)  # fmt: skip
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER, PR_CAPBSET_DROP = 1, 38, 36, 24
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-
-libc = ctypes.CDLL(None, use_errno=True)
+PROGRAM_FILES = ("solution.py", "test.py")
+_MESSAGE_BYTES = 65536
+_PYTHON_STACK_BYTES = 100 << 20  # the main thread's; the kernel leaves 128 MiB free below it
+_COMPILE_CPU_S = 5
+_BUILD_FOLDER = "/tmp"
+_CPUS = len(os.sched_getaffinity(0))
 
 
 class Home:
-    """What the zygote found out about the machine."""
+    """What the zygote has, and what it needs at every fork."""
 
-    missing: list  # names of what it could not have
-    alone: bool  # a pid namespace of its own: whatever else lives in it was started by a program
-    uid: int  # of the programs; -1 if they run as we do
+    layers: dict[str, bool]
+    proc = -1
+    """The machine's /proc, as it looks from outside."""
+    own_pids = -1
+    """The zygote's own pid namespace; -1 if it has none."""
+    uid = -1
+    """Of the programs; -1: the zygote's, without its rights."""
+    ruleset = -1
+    """Landlock's; -1 if there is none."""
+    filters: dict[str, kernel.Filter]
+    """`python`, `binary` and `build`; empty if there are none."""
 
 
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    asked = json.loads(sys.argv[2])
+    kernel.die_with_parent()
     warnings.simplefilter("ignore")
-    home = Home()
-    home.missing = enter_namespaces()
-    home.uid = choose_uid()
+    home = enter(asked)
     os.environ.clear()
-    if os.access("/proc/self/oom_score_adj", os.W_OK):
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-    home.alone = become_first_process()
-    if not home.alone:
-        home.missing.append("pid")
-    if "mount" not in home.missing and not enter_root():
-        home.missing.append("root")
-    os.chdir("/")
+    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", LANG="C.UTF-8")
+    if asked["profile"] == "numpy":
+        sys.path.append(asked["numpy"])
+    for name in _WARM[asked["profile"]].split():
+        __import__(name)
+    os.environ.clear()
     warm_up()
+    forget_the_judge()
     gc.collect()
     gc.freeze()
-    send(control, {"missing": home.missing, "uid": home.uid, "error": probe(home)})
+    send(control, {"layers": home.layers, "error": probe(home)})
     while True:
         message, fds = receive(control)
         if message is None:
             return
-        if "entry_point" in message:
-            send(control, run_alone(message, fds, home))
-        else:
+        if message["do"] == "open":
             fork_host(control, message, fds, home)
+        elif message["do"] == "build":
+            send(control, build(message, fds, home))
+        else:
+            send(control, run_alone(message, fds, home))
+
+
+def enter(asked: dict[str, Any]) -> Home:
+    """Take on every layer that lasts as long as the zygote."""
+    home, layers = Home(), dict[str, bool]()
+    home.layers, home.filters = layers, {}
+    home.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if os.path.isdir("/proc") else -1
+    if os.access("/proc/self/oom_score_adj", os.W_OK):
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    if asked["bare"]:
+        return home
+    administrator = kernel.may_administer()
+    if not administrator:
+        layers["user namespace"] = kernel.become_root_of_user_namespace(home.proc)
+    for name, flag in (("network", kernel.NEW_NETWORK), ("ipc", kernel.NEW_IPC), ("mount", kernel.NEW_MOUNT)):
+        layers[name] = kernel.unshare(flag)
+    kernel.unshare(kernel.NEW_UTS)
+    writable = _BUILD_FOLDER if asked["profile"] == "build" else ""
+    layers["root"] = layers["mount"] and kernel.enter_root(
+        asked["folders"], hidden=asked["hidden"], inside=asked["inside"], writable=writable
+    )
+    if administrator:
+        layers["user namespace"] = kernel.leave_root_for_user_namespace(home.proc)
+    if os.geteuid() == 0 and not (layers["user namespace"] and not administrator):
+        home.uid = 1 if layers["user namespace"] else choose_uid()
+    layers["own user"] = home.uid > 0 or layers["user namespace"]
+    layers["pid"] = become_first_process()
+    if layers["pid"]:
+        home.own_pids = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=home.proc)
+    kernel.forbid_new_rights()
+    building = asked["profile"] == "build"
+    home.ruleset = kernel.landlock(
+        ["/"] if layers["root"] else asked["folders"] + asked["inside"],
+        write=[writable] if writable else (),
+        execute=building,
+    )
+    layers["landlock"] = home.ruleset >= 0
+    machine = os.uname().machine
+    try:
+        home.filters = {
+            "python": kernel.Filter(filter_for(machine, signals=layers["pid"])),
+            "binary": kernel.Filter(filter_for(machine, signals=layers["pid"], execute=True)),
+            "build": kernel.Filter(filter_for(machine, signals=layers["pid"], build=True)),
+        }
+    except ValueError:
+        pass
+    layers["seccomp"] = bool(home.filters)
+    return home
 
 
 def become_first_process() -> bool:
     """Go on as pid 1 of a new pid namespace: programs cannot signal it, and the namespace dies with it."""
-    if libc.unshare(CLONE_NEWPID) != 0:
+    if not kernel.unshare(kernel.NEW_PID):
+        kernel.die_with_parent()
         return False
     pid = os.fork()
     if pid:
-        os.closerange(3, 1 << 20)
+        kernel.die_with_parent()  # a change of user has made the kernel forget it
+        kernel.close_from(3)
         _, status = os.waitpid(pid, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    kernel.die_with_parent()
     return True
 
 
 def choose_uid() -> int:
     """A user of this zygote's own, so that limits on processes are shared with nobody; a container may have few."""
-    if os.geteuid() != 0:
-        return -1
-    for uid in (1_000_000 + os.getpid(), 20_000 + os.getpid() % 40_000):
+    for uid in (0x40000000 + 2 * os.getpid(), 20_000 + os.getpid() % 40_000):
         pid = os.fork()
         if pid == 0:
             try:
@@ -124,101 +188,62 @@ def choose_uid() -> int:
             os._exit(0)
         if os.waitpid(pid, 0)[1] == 0:
             return uid
-    return 65534
+    return -1
+
+
+def forget_the_judge() -> None:
+    """Nothing of the judge can be imported from here on, neither by path nor from what is loaded."""
+    sys.path[:] = [path for path in sys.path if path != sys.argv[3]]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openmimo"]:
+        del sys.modules[name]
+    sys.path_importer_cache.clear()
+    sys.argv[:], sys.orig_argv[:] = ["solution.py"], []
+
+
+def warm_up() -> None:
+    """Run once what every test runs, so that its caches are filled before the forks."""
+    source = "import sys\ndef f(x):\n    return [x]\na, b = map(int, input().split())\nprint(f(a + b)[0], end='')"
+    names = {"print": lambda *a, **k: None, "input": lambda: "1 2"}
+    exec(compile(source, "solution.py", "exec"), names)
+    json.dumps(json.loads('[1, 2.5, "x", null]'))
+    io.TextIOWrapper(io.BytesIO(), encoding="utf-8").write("")
 
 
 def probe(home: Home) -> str:
     """Do once what every test does before its program runs; what stands in the way, or ""."""
     reader, writer = os.pipe()
-    pid = os.fork()
+    null = os.open("/dev/null", os.O_RDWR)
+    pid = spawn(home)
     if pid == 0:
         try:
-            null = os.open("/dev/null", os.O_RDWR)
-            keep = os.dup(writer)
-            limits = {
-                "cpu_s": 5,
-                "memory_bytes": 1 << 30,
-                "stack_bytes": 0,
-                "output_bytes": 1 << 20,
-                "max_processes": 16,
-            }
-            prepare_programs(limits, home)
-            become_user(home)
+            keep = 9
+            os.dup2(writer, keep)
+            prepare({"cpu_s": 5, "memory_bytes": 1 << 30, "stack_bytes": 0, "output_bytes": 1 << 20,
+                     "max_processes": 16}, home)  # fmt: skip
+            become_program([null] * 3, {"cpu_s": 5}, home, "", keep=keep)
             if not os.access(os.path.dirname(os.__file__), os.R_OK | os.X_OK):
                 raise PermissionError(f"the programs' user cannot read {os.path.dirname(os.__file__)}")
-            os.close(null)
         except BaseException as error:
             os.write(keep, f"{type(error).__name__}: {error}".encode())
         os._exit(0)
     os.close(writer)
+    os.close(null)
     with open(reader, "rb") as file:
         told = file.read()
     os.waitpid(pid, 0)
+    # Last, for what cannot be undone: does the filter take?
+    pid = spawn(home)
+    if pid == 0:
+        os._exit(0 if all(f.install() for f in list(home.filters.values())[:1]) else 1)
+    if os.waitpid(pid, 0)[1] != 0:
+        home.filters, home.layers["seccomp"] = {}, False
     return told.decode()
 
 
-def enter_namespaces() -> list:
-    """No network, no shared memory of others, a private view of mounts; names of what could not be had."""
-    missing = []
-    if os.geteuid() != 0:
-        uid, gid = os.getuid(), os.getgid()
-        if libc.unshare(CLONE_NEWUSER) != 0:
-            return ["user", "network", "ipc", "mount"]
-        for path, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-            with open(f"/proc/self/{path}", "w") as file:
-                file.write(text)
-    for name, flag in (("network", CLONE_NEWNET), ("ipc", CLONE_NEWIPC), ("mount", CLONE_NEWNS)):
-        if libc.unshare(flag) != 0:
-            missing.append(name)
-    return missing
-
-
-def enter_root() -> bool:
-    """A root that holds the standard library and the system's libraries, read-only, and nothing else: no /proc.
-
-    It is a memory file system over this mount namespace's /proc, the one folder that hides nothing else.
-    """
-    root = "/proc"
-    if libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) != 0:
-        return False
-    flags = MS_NOSUID | MS_NODEV
-    if libc.mount(b"none", root.encode(), b"tmpfs", flags, b"size=64k,mode=755") != 0:
-        return False
-    for path in (os.path.dirname(os.__file__), "/usr", "/lib", "/lib64", "/dev/null", "/dev/zero", "/dev/urandom"):
-        if not os.path.exists(path):
-            continue
-        target = root + path
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        if os.path.islink(path):
-            os.symlink(os.readlink(path), target)
-            continue
-        if os.path.isdir(path):
-            os.makedirs(target, exist_ok=True)
-        else:
-            os.close(os.open(target, os.O_CREAT))
-        if libc.mount(path.encode(), target.encode(), None, MS_BIND | MS_REC, None) != 0:
-            return False
-        read_only = MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID
-        if os.path.isdir(path) and libc.mount(None, target.encode(), None, read_only | MS_NODEV, None) != 0:
-            return False
-    if libc.mount(None, root.encode(), None, MS_REMOUNT | MS_RDONLY | flags, None) != 0:
-        return False
-    os.chroot(root)
-    return True
-
-
-def warm_up() -> None:
-    """Run once what every test runs, so that its caches are filled before the forks."""
-    exec(
-        compile("def f(x):\n    return [x]\nprint(f(1), end='')", "solution.py", "exec"),
-        {"print": lambda *a, **k: None},
-    )
-    json.dumps(json.loads('[1, 2.5, "x", null]'))
-    io.TextIOWrapper(io.BytesIO(), encoding="utf-8").write("")
-
-
-def fork_host(control: socket.socket, message: dict, fds: list, home: Home) -> None:
-    pid = os.fork()
+def fork_host(control: socket.socket, message: dict[str, Any], fds: list[int], home: Home) -> None:
+    if home.own_pids >= 0:
+        kernel.join_pid_namespace(home.own_pids)
+    pid = kernel.fork()
     if pid == 0:
         try:
             host(control, message, fds[0], home)
@@ -229,76 +254,82 @@ def fork_host(control: socket.socket, message: dict, fds: list, home: Home) -> N
     for fd in fds:
         os.close(fd)
     _, status = os.waitpid(pid, 0)
+    if status != 0 and home.own_pids >= 0:
+        kill_rest(-1)  # a test that had not yet asked to die with its host
     send(control, {"gone": status})
 
 
-def host(control: socket.socket, limits: dict, source_fd: int, home: Home) -> None:
+def host(control: socket.socket, limits: dict[str, Any], source_fd: int, home: Home) -> None:
     """Compile one program and fork its tests. Never runs a line of it."""
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of a test come to us, to be killed and counted
-    prepare_programs(limits, home)
-    source = read_all(source_fd)
-    os.close(source_fd)
-    code, error = compile_program(source)
-    if code is None:
-        send(control, {"error": error})
-        os._exit(0)
-    del source
-    streams = open_streams()
+    kernel.die_with_parent()
+    kernel.adopt_orphans()  # without a pid namespace, orphans of a test come to us, to be killed and counted
+    prepare(limits, home)
+    run: Callable[[], int] | int = source_fd
+    if limits["mode"] != "binary":
+        resource.setrlimit(resource.RLIMIT_CPU, (_COMPILE_CPU_S, resource.RLIM_INFINITY))
+        code, error = compile_program(read_all(source_fd))
+        resource.setrlimit(resource.RLIMIT_CPU, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        os.close(source_fd)
+        if code is None:
+            send(control, {"error": error})
+            os._exit(0)
+        run = python_run(code, limits)
+    gc.collect()
     gc.freeze()
     send(control, {"error": ""})
     while True:
         message, fds = receive(control)
-        if message is None or "end" in message:
+        if message is None or message["do"] == "end":
             os._exit(0)
-        send(control, run_test(code, message, fds, limits, home, streams))
+        send(control, run_test(run, fds, limits, home))
 
 
-def compile_program(source: bytes) -> tuple:
+def compile_program(source: bytes) -> tuple[types.CodeType | None, str]:
     """(code, "") or (None, why not)."""
     try:
-        return compile(source, "solution.py", "exec", dont_inherit=True), ""
+        return compile(source, PROGRAM_FILES[0], "exec", dont_inherit=True), ""
     except MemoryError:
         return None, "MemoryError: the program is too large to compile"
     except (SyntaxError, ValueError, RecursionError, OverflowError) as error:
         return None, f"{type(error).__name__}: {error}"[:500]
 
 
-def run_test(code: types.CodeType, message: dict, fds: list, limits: dict, home: Home, streams: tuple) -> dict:
+def run_test(run: Callable[[], int] | int, fds: list[int], limits: dict[str, Any], home: Home) -> dict[str, Any]:
+    """Run the program in a child: call it, or execute the open file that it is."""
     started_s = time.monotonic()
-    pid = os.fork()
+    pid = spawn(home)
     if pid == 0:
+        exit_code = 1
         try:
-            become_program(fds, limits, home)
-            exit_code = (
-                call_tests(code, message["entry_point"], streams)
-                if message["entry_point"]
-                else run_program(code, streams)
-            )
+            if isinstance(run, int):
+                become_program(fds, limits, home, "binary", keep=run)
+                os.execve(run, ["solution"], {})
+            become_program(fds, limits, home, "python")
+            exit_code = run()
         except BaseException:
-            exit_code = 1
+            pass
         os._exit(exit_code)
     for fd in fds:
         os.close(fd)
     return watch(pid, started_s, limits, home)
 
 
-def run_alone(message: dict, fds: list, home: Home) -> dict:
+def run_alone(message: dict[str, Any], fds: list[int], home: Home) -> dict[str, Any]:
     """Compile and run in one process, a fork less than with a host; the limits cover the compiler too."""
     started_s = time.monotonic()
-    pid = os.fork()
+    pid = spawn(home)
     if pid == 0:
         exit_code = 1
         try:
-            prepare_programs(message, home)
-            source, streams = read_all(fds[3]), open_streams()
-            become_program(fds[:3], message, home)
+            prepare(message, home)
+            source = read_all(fds[3])
+            become_program(fds[:3], message, home, "python")
             code, error = compile_program(source)
             if code is None:
                 os.write(2, error.encode("utf-8", "backslashreplace"))
                 exit_code = COMPILE_EXIT_CODE
             else:
-                exit_code = call_tests(code, message["entry_point"], streams)
+                exit_code = python_run(code, message)()
         except BaseException:
             pass
         os._exit(exit_code)
@@ -307,51 +338,130 @@ def run_alone(message: dict, fds: list, home: Home) -> dict:
     return watch(pid, started_s, message, home)
 
 
-def watch(pid: int, started_s: float, limits: dict, home: Home) -> dict:
-    """Wait for a test, at most until its wall limit, and clean up after it: what the kernel counted."""
-    timed_out = not wait_until(pid, started_s + limits["wall_s"])
-    if timed_out:
-        kill(pid)
+def build(message: dict[str, Any], fds: list[int], home: Home) -> dict[str, Any]:
+    """Run a compiler on a source in an empty folder; its output goes into the second file.
+
+    The folder is the writable one of our own root, emptied afterwards; without such a root, one that the supervisor
+    made and removes.
+    """
+    started_s = time.monotonic()
+    own = home.layers.get("root", False)
+    folder = _BUILD_FOLDER if own else message["folder"]
+    source, binary, errors = fds
+    pid = spawn(home)
+    if pid == 0:
+        try:
+            prepare(message, home)
+            os.chdir(folder)
+            with open(message["source_name"], "wb") as file:
+                file.write(read_all(source))
+            null = os.open("/dev/null", os.O_RDWR)
+            become_program([null, errors, errors], message, home, "build")
+            os.execve(message["command"][0], message["command"], {"PATH": "/usr/bin:/bin", "TMPDIR": os.getcwd()})
+        except BaseException as error:
+            os.write(errors, f"{type(error).__name__}: {error}".encode())
+        os._exit(1)
+    facts = watch(pid, started_s, message, home)
+    try:
+        if facts["status"] == 0:
+            made = os.open(os.path.join(folder, message["binary_name"]), os.O_RDONLY | os.O_NOFOLLOW)
+            while block := os.read(made, 1 << 20):
+                os.write(binary, block)
+            os.close(made)
+    except OSError:
+        facts["status"] = 1 << 8
+    for fd in fds:
+        os.close(fd)
+    for entry in os.scandir(folder) if own else ():
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)
+    return facts
+
+
+def spawn(home: Home) -> int:
+    """Fork, as the first process of a new pid namespace where there can be one."""
+    if home.own_pids >= 0:
+        kernel.join_pid_namespace(home.own_pids)
+        kernel.unshare(kernel.NEW_PID)
+    return kernel.fork()
+
+
+def watch(pid: int, started_s: float, limits: dict[str, Any], home: Home) -> dict[str, Any]:
+    """Wait for a test, stop it at its limits, clean up after it: what the kernel counted."""
+    timed_out, waited_s = wait(pid, started_s, limits["cpu_s"], limits["wall_s"], home)
     _, status, usage = os.wait4(pid, 0)
-    wall_s = time.monotonic() - started_s
-    cpu_s = usage.ru_utime + usage.ru_stime + kill_rest(pid, home.alone)
+    wall_s = time.monotonic() - started_s - waited_s
+    cpu_s = usage.ru_utime + usage.ru_stime
+    if home.own_pids < 0:
+        cpu_s += kill_rest(pid)
     peak_bytes = usage.ru_maxrss * 1024
     return {"status": status, "cpu_s": cpu_s, "wall_s": wall_s, "peak_bytes": peak_bytes, "timed_out": timed_out}
 
 
-def wait_until(pid: int, deadline_s: float) -> bool:
-    """Whether the process ended by then."""
-    fd = os.pidfd_open(pid)
+def wait(pid: int, started_s: float, cpu_s: float, wall_s: float, home: Home) -> tuple[bool, float]:
+    """Until the process has ended or was killed; (killed at a limit, seconds it had waited for a core).
+
+    Wall time stops who idles: what a process waits for a core is not its fault and does not count.
+    """
+    pidfd = os.pidfd_open(pid)
+    clock = (~pid << 3) | 2  # its CPU time, all threads
+    used_s = waited_s = 0.0
     try:
         poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return bool(poll.poll(max(0.0, deadline_s - time.monotonic()) * 1000.0))
+        poll.register(pidfd, select.POLLIN)
+        while True:
+            left_s = min(started_s + wall_s + waited_s - time.monotonic(), max((cpu_s - used_s) / _CPUS, 0.002))
+            if poll.poll(max(0.0, left_s) * 1000.0):
+                return False, waited_s
+            used_s = time.clock_gettime(clock)
+            if time.monotonic() - started_s >= wall_s + waited_s:
+                waited_s = waiting_s(pidfd, home.proc)
+            if used_s >= cpu_s or time.monotonic() - started_s >= wall_s + waited_s:
+                kill(pid, home)
+                return True, waited_s
     finally:
-        os.close(fd)
+        os.close(pidfd)
 
 
-def kill(pid: int) -> None:
-    for target in (os.killpg, os.kill):
+def waiting_s(pidfd: int, proc: int) -> float:
+    """Seconds that a process was ready to run and had no core: its unluckiest thread's; 0 where nobody can say."""
+    try:
+        with open(os.open(f"self/fdinfo/{pidfd}", os.O_RDONLY, dir_fd=proc)) as file:
+            pid = next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
+        tasks = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY, dir_fd=proc)
+        try:
+            waits = []
+            for task in os.listdir(tasks):
+                with open(os.open(f"{task}/schedstat", os.O_RDONLY, dir_fd=tasks)) as file:
+                    waits.append(int(file.read().split()[1]))
+        finally:
+            os.close(tasks)
+        return max(waits) / 1e9
+    except (OSError, ValueError, StopIteration, IndexError):
+        return 0.0
+
+
+def kill(pid: int, home: Home) -> None:
+    for target in (os.kill,) if home.own_pids >= 0 else (os.killpg, os.kill):
         try:
             target(pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
 
 
-def kill_rest(pid: int, alone: bool) -> float:
-    """Kill whatever the test left behind, also what has fled its session; the CPU seconds that it had used."""
+def kill_rest(pid: int) -> float:
+    """Kill whatever a test left behind, -1 for all in this pid namespace; the CPU seconds that it had used."""
     cpu_s = 0.0
     while True:
-        if alone:
-            try:
-                os.kill(-1, signal.SIGKILL)  # all in this pid namespace but its first process and us
-            except ProcessLookupError:
-                pass
-        else:
-            kill(pid)
-            kill_children()
+        for child in (pid,) if pid == -1 else (pid, *children()):
+            for target in (os.kill,) if pid == -1 else (os.killpg, os.kill):
+                try:
+                    target(child, signal.SIGKILL)
+                except (ProcessLookupError, PermissionError):
+                    pass
         try:
-            # Not blocking for ever: without a namespace, an orphan of an orphan may be handed to us later.
             found, _, usage = os.wait4(-1, 0)
         except ChildProcessError:
             return cpu_s
@@ -359,129 +469,129 @@ def kill_rest(pid: int, alone: bool) -> float:
             cpu_s += usage.ru_utime + usage.ru_stime
 
 
-def kill_children() -> None:
+def children() -> list[int]:
     try:
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            children = [int(word) for word in file.read().split()]
+            return [int(word) for word in file.read().split()]
     except OSError:
-        return
-    for child in children:
-        try:
-            os.kill(child, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
+        return []
 
 
-def prepare_programs(limits: dict, home: Home) -> None:
-    """What the host's tests inherit, set once: a session, a group, limits by process."""
-    os.setsid()  # else kill(0) of a program would reach the zygote's group, across pid namespaces
-    if home.uid >= 0:
-        os.setgroups([])
-        os.setresgid(home.uid, home.uid, home.uid)
+def prepare(limits: dict[str, Any], home: Home) -> None:
+    """What the tests inherit from the host, set once: limits by process."""
+    native = limits.get("mode") == "binary"
     values = {
         # Data, not address space: shared libraries and reserved, untouched ranges are not counted.
         resource.RLIMIT_DATA: limits["memory_bytes"] + limits["stack_bytes"],
-        resource.RLIMIT_FSIZE: limits["output_bytes"],
+        resource.RLIMIT_STACK: limits["memory_bytes"] if native else min(limits["memory_bytes"], _PYTHON_STACK_BYTES),
+        # One byte more than is allowed, so that who reached the limit can be told from who went beyond it.
+        resource.RLIMIT_FSIZE: limits["output_bytes"] + 1,
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
     }
-    if home.uid >= 0 or "user" not in home.missing:  # else it would count every process of this machine's user
+    if home.uid > 0 or home.layers.get("user namespace"):  # else it would count every process of this machine's user
         values[resource.RLIMIT_NPROC] = limits["max_processes"]
     for kind, value in values.items():
+        hard = resource.getrlimit(kind)[1]
+        value = int(value) if hard == resource.RLIM_INFINITY else min(int(value), hard)
         resource.setrlimit(kind, (value, value))
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def become_program(fds: list, limits: dict, home: Home) -> None:
+def become_program(fds: list[int], limits: dict[str, Any], home: Home, filter_name: str, *, keep: int = -1) -> None:
     """From here on this process is the program's: nothing open, no rights, CPU limited. Short: each test pays."""
+    os.setsid()  # else kill(0) of a program would reach its host, across pid namespaces
     for target, fd in enumerate(fds):
         os.dup2(fd, target)
-    os.closerange(3, 1 << 20)
-    become_user(home)
-    # A signal at the limit, and no way past the second after it. The rlimit counts whole seconds; a program may stop
-    # the finer timer, but not what the kernel tells the host.
-    whole_s = int(-(-limits["cpu_s"] // 1))
-    resource.setrlimit(resource.RLIMIT_CPU, (whole_s, whole_s + 1))
-    if limits["cpu_s"] < whole_s:
-        signal.setitimer(signal.ITIMER_PROF, limits["cpu_s"])
-    if not home.alone:
-        os.setsid()
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def become_user(home: Home) -> None:
-    if home.uid >= 0:
+    # A backstop: the host kills at the limit itself, but the kernel does it even if the host is gone.
+    whole_s = int(-(-limits["cpu_s"] // 1)) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (whole_s, whole_s))
+    if home.uid > 0:
+        os.setresgid(home.uid, home.uid, home.uid)
         os.setresuid(home.uid, home.uid, home.uid)
-        return
-    # In a user namespace of ours we hold every capability there; give all of them up.
-    for capability in range(64):
-        if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-            break
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-    libc.capset(header, (ctypes.c_uint32 * 6)())
+    elif home.layers:
+        kernel.drop_rights()
+    kernel.die_with_parent()
+    if home.ruleset >= 0 and not kernel.restrict(home.ruleset):
+        raise OSError("Landlock refused its rules")
+    if keep < 0:
+        kernel.close_from(3)
+    else:
+        os.closerange(3, keep)
+        kernel.close_from(keep + 1)
+        if filter_name:
+            os.set_inheritable(keep, False)
+    if filter_name in home.filters and not home.filters[filter_name].install():
+        raise OSError("seccomp refused its filter")
 
 
-def open_streams() -> tuple:
-    """Python's view of descriptors 0, 1 and 2, made before the fork: the files behind them change with each test."""
+def python_run(code: types.CodeType, asked: dict[str, Any]) -> Callable[[], int]:
+    """What runs the compiled program as its tests ask, and returns its exit code.
+
+    Made once, before the forks, down to the __main__ without a trace of ours and Python's view of descriptors 0, 1 and
+    2: the files behind them change with each test, and what a fork finds ready it need not copy.
+    """
     stdin = open(0, encoding="utf-8", closefd=False)
     stdout = open(1, "w", encoding="utf-8", closefd=False)
     stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
-    return stdin, stdout, stderr
-
-
-def use_streams(stdin: io.TextIOWrapper, stdout: io.TextIOWrapper, stderr: io.TextIOWrapper) -> types.ModuleType:
-    """Fresh standard streams and a fresh __main__ without a trace of the zygote's."""
+    module = types.ModuleType("__main__")
+    namespace = module.__dict__
+    sys.modules["__main__"] = module
+    mode, entry_point = asked["mode"], asked["entry_point"]
+    if mode != "program":
+        stdout = stderr  # what the program prints goes to 2; 1 is for results
     sys.stdin, sys.stdout, sys.stderr = stdin, stdout, stderr
     vars(sys).update(__stdin__=stdin, __stdout__=stdout, __stderr__=stderr)
-    sys.argv, sys.orig_argv = ["solution.py"], []
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
     gc.enable()
-    return module
+    if mode == "function":
+        return lambda: finish(lambda: call_function(code, namespace, entry_point, stdin.read()))
+    if mode == "assert":
+        return lambda: finish(lambda: check_assert(code, namespace, stdin.read()), assert_exit_code=ASSERT_EXIT_CODE)
+    return lambda: finish(lambda: exec(code, namespace))
 
 
-def run_program(code: types.CodeType, streams: tuple) -> int:
-    """A program over stdin and stdout; its exit code."""
-    module = use_streams(*streams)
-    return finish(lambda: exec(code, module.__dict__))
-
-
-def call_tests(code: types.CodeType, entry_point: str, streams: tuple) -> int:
-    """Call a function once for every line of stdin, a JSON list of arguments; one line of JSON for each result.
-
-    The results go to file descriptor 1; what the program prints goes to 2.
-    """
-    stdin, _, stderr = streams
-    module = use_streams(stdin, stderr, stderr)
-    calls = sys.stdin.read().split("\n")
+def call_function(code: types.CodeType, namespace: dict[str, Any], entry_point: str, given: str) -> None:
+    """Call a function once for every line given, a JSON list of arguments; write one line of JSON for each result."""
     write, dumps, loads = os.write, json.dumps, json.loads
-
-    def run() -> None:
-        exec(code, module.__dict__)
-        function = find_function(module.__dict__, entry_point)
-        for call in calls:
-            value = function(*loads(call))
-            try:
-                result = dumps(value)
-            except (TypeError, ValueError, RecursionError):
-                result = ""  # not plain JSON: equal to nothing
-            data = (result + "\n").encode()
-            while data:
-                data = data[write(1, data) :]
-
-    return finish(run)
+    exec(code, namespace)
+    function = find_function(namespace, entry_point)
+    for call in given.split("\n"):
+        value = function(*loads(call))
+        try:
+            result = dumps(value)
+        except (TypeError, ValueError, RecursionError):
+            result = ""  # not plain JSON: equal to nothing
+        write_all(write, result + "\n")
 
 
-def find_function(namespace: dict, entry_point: str) -> Callable[..., object]:
+def check_assert(code: types.CodeType, namespace: dict[str, Any], given: str) -> None:
+    """Run the program, then the assert; write the word that came first only if no exception ended it on the way."""
+    write = os.write
+    word, _, assertion = given.partition("\n")
+    test = compile(assertion, PROGRAM_FILES[1], "exec", dont_inherit=True)
+    del given, assertion
+    exec(code, namespace)
+    exec(test, namespace)
+    write_all(write, word)
+
+
+def write_all(write: Callable[[int, bytes], int], text: str) -> None:
+    data = text.encode()
+    while data:
+        data = data[write(1, data) :]
+
+
+def find_function(namespace: dict[str, Any], entry_point: str) -> Callable[..., object]:
     """A function of that name, or the method of a class `Solution`."""
     if entry_point in namespace:
-        return namespace[entry_point]
+        found: Callable[..., object] = namespace[entry_point]
+        return found
     if "Solution" in namespace and hasattr(namespace["Solution"], entry_point):
-        return getattr(namespace["Solution"](), entry_point)
+        method: Callable[..., object] = getattr(namespace["Solution"](), entry_point)
+        return method
     raise NameError(f"the program defines no function {entry_point!r}")
 
 
-def finish(run: Callable[[], None]) -> int:
+def finish(run: Callable[[], None], *, assert_exit_code: int = 1) -> int:
     """Run to the end as the interpreter would, exit handlers included, but without tearing it down."""
     exit_code = 0
     try:
@@ -489,19 +599,23 @@ def finish(run: Callable[[], None]) -> int:
             run()
         except SystemExit as error:
             exit_code = exit_status(error.code)
-        threading._shutdown()  # type: ignore[attr-defined]
+        if len(threading._active) > 1 or threading._threading_atexits:  # type: ignore[attr-defined]
+            threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
     except MemoryError:
         exit_code = MEMORY_EXIT_CODE
-    except BaseException:
+    except BaseException as error:
+        exit_code = assert_exit_code if isinstance(error, AssertionError) else 1
         try:
-            traceback.print_exc(limit=-20)
+            trace = error.__traceback__
+            while trace is not None and trace.tb_frame.f_code.co_filename not in PROGRAM_FILES:
+                trace = trace.tb_next  # ours
+            traceback.print_exception(type(error), error, trace, limit=-20)
             atexit._run_exitfuncs()
             sys.stdout.flush()
         except BaseException:
             pass
-        exit_code = 1
     try:
         sys.stderr.flush()
     except BaseException:
@@ -519,23 +633,20 @@ def exit_status(code: object) -> int:
 
 
 def read_all(fd: int) -> bytes:
-    size = os.fstat(fd).st_size
-    return os.pread(fd, size, 0)
+    return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
-def send(control: socket.socket, message: dict) -> None:
+def send(control: socket.socket, message: dict[str, Any]) -> None:
     control.send(json.dumps(message).encode())
 
 
-def receive(control: socket.socket) -> tuple:
+def receive(control: socket.socket) -> tuple[Any, list[int]]:
     """(message, file descriptors), or (None, []) once the supervisor is gone."""
     fds = array.array("i")
-    data, ancillary, _, _ = control.recvmsg(MESSAGE_BYTES, socket.CMSG_SPACE(4 * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _, _ = control.recvmsg(
+        _MESSAGE_BYTES, socket.CMSG_SPACE(4 * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+    )
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
     return (json.loads(data), list(fds)) if data else (None, [])
-
-
-if __name__ == "__main__":
-    main()
