@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from openmimo.judge.pool import JudgeConfig, JudgePool
 from openmimo.types import Problem, UnitTest
 
 FOLDER = Path(__file__).with_name("hostile_programs")
-CONFIG = JudgeConfig(cpu_s=0.5, wall_s=3.0, memory_bytes=128 << 20, output_bytes=1 << 20)
+CONFIG = JudgeConfig(cpu_s=0.5, wall_s=2.0, memory_bytes=128 << 20, output_bytes=1 << 20)
 FLOOD_BYTES = 100 << 20
 """More than a judge may ever hold of what programs print."""
 
@@ -69,12 +70,17 @@ class Attack:
 
     @property
     def name(self) -> str:
-        return f"{self.mechanism}-{self.target}"
+        return f"{self.mechanism}-{self.target}" + ("-cpp" if self.language == "cpp" else "")
 
     @property
     def problem(self) -> Problem:
+        return replace(self.honest_problem, language=self.language)
+
+    @property
+    def honest_problem(self) -> Problem:
+        """The same; the honest programs are Python, also after an attack in C++."""
         entry_point = "add" if self.kind == "function" else ""
-        return Problem(self.name, "", "code", tests=TESTS[self.kind], entry_point=entry_point, language=self.language)
+        return Problem(self.name, "", "code", tests=TESTS[self.kind], entry_point=entry_point)
 
     @property
     def honest(self) -> str:
@@ -102,9 +108,15 @@ class Report:
     secrets: tuple[str, ...] = ()
 
 
-def load_attacks(folder: Path = FOLDER, *, suffix: str = ".txt", language: str = "python") -> list[Attack]:
+def load_attacks() -> list[Attack]:
+    """All of them; those in C++ where there is a compiler."""
+    attacks = _load(FOLDER, "python")
+    return attacks + _load(FOLDER / "cpp", "cpp") if shutil.which("g++") else attacks
+
+
+def _load(folder: Path, language: str) -> list[Attack]:
     attacks = []
-    for path in sorted(folder.glob(f"*{suffix}")):
+    for path in sorted(folder.glob("*.txt")):
         for text in path.read_text(encoding="utf-8").split("#: ")[1:]:
             head, _, source = text.partition("\n")
             target, kind, weak_judge, allowed, harm = (word.strip() for word in head.split("|"))
@@ -166,7 +178,7 @@ def judge_ours(attack: Attack, ours: Ours) -> Report:
         futures = [pool.submit(attack.problem, fenced(run.source, attack.language)) for _ in range(run.times)]
         beside = pool.submit(HONEST_PROBLEM, fenced(run.beside))
         verdicts = [future.result(timeout=120) for future in futures]
-        after = pool.judge(replace_language(attack.problem), fenced(attack.honest))
+        after = pool.judge(attack.honest_problem, fenced(attack.honest))
         return Report(
             attack=[[test.status for test in verdict.tests] for verdict in verdicts],
             outputs=[test.output for verdict in verdicts for test in verdict.tests],
@@ -188,9 +200,9 @@ def judge_weak(attack: Attack) -> Report:
     with run_of(attack) as run:
         job = {
             "judge": attack.weak_judge,
-            "attack": as_job(attack, run.source),
-            "after": as_job(attack, attack.honest),
-            "beside": as_job(HONEST_ATTACK, run.beside),
+            "attack": as_job(attack.problem, run.source),
+            "after": as_job(attack.honest_problem, attack.honest),
+            "beside": as_job(HONEST_PROBLEM, run.beside),
             "times": run.times,
             "mark": run.mark,
             "key": run.key,
@@ -254,19 +266,13 @@ def run_of(attack: Attack) -> Iterator[Run]:
             server.shutdown(socket.SHUT_RDWR)
 
 
-def as_job(attack: Attack, source: str) -> dict[str, Any]:
-    tests = [{"input": t.input, "expected": t.expected, "assertion": t.assertion} for t in attack.problem.tests]
-    return {"source": source, "tests": tests, "entry_point": attack.problem.entry_point}
+def as_job(problem: Problem, source: str) -> dict[str, Any]:
+    tests = [{"input": t.input, "expected": t.expected, "assertion": t.assertion} for t in problem.tests]
+    return {"source": source, "tests": tests, "entry_point": problem.entry_point, "language": problem.language}
 
 
 def fenced(source: str, language: str = "python") -> str:
     return f"```{language}\n{source}\n```"
 
 
-HONEST_ATTACK = Attack("honest", "none", "stdin", "", frozenset({"accepted"}), "", HONEST)
-HONEST_PROBLEM = HONEST_ATTACK.problem
-
-
-def replace_language(problem: Problem) -> Problem:
-    """The honest programs are Python, also after an attack in C++."""
-    return Problem(problem.id, "", "code", tests=problem.tests, entry_point=problem.entry_point)
+HONEST_PROBLEM = Problem("honest", "", "code", tests=TESTS["stdin"])

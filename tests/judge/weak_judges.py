@@ -124,7 +124,11 @@ def shared_machine(judge):
     def accept(output, expected):
         return output.split() == expected.split()
 
-    return in_subprocesses(judge, lambda folder, _: [sys.executable, f"{folder}/solution.py"], accept)
+    return in_subprocesses(judge, run_solution, accept)
+
+
+def run_solution(folder, test):
+    return [f"{folder}/solution"] if test["language"] == "cpp" else [sys.executable, f"{folder}/solution.py"]
 
 
 def zip_lines(judge):
@@ -132,7 +136,7 @@ def zip_lines(judge):
         lines, wanted = output.strip().split("\n"), expected.strip().split("\n")
         return all(line.split() == want.split() for line, want in zip(filter(None, lines), wanted, strict=False))
 
-    return in_subprocesses(judge, lambda folder, _: [sys.executable, f"{folder}/solution.py"], accept)
+    return in_subprocesses(judge, run_solution, accept)
 
 
 def relative_tolerance(judge):
@@ -141,7 +145,7 @@ def relative_tolerance(judge):
         close = (abs(float(a) - float(b)) <= 1e-6 * abs(float(b)) for a, b in zip(got, wanted, strict=False))
         return len(got) == len(wanted) and all(close)
 
-    return in_subprocesses(judge, lambda folder, _: [sys.executable, f"{folder}/solution.py"], accept)
+    return in_subprocesses(judge, run_solution, accept)
 
 
 def in_subprocesses(judge, command, accept):
@@ -154,13 +158,17 @@ def in_subprocesses(judge, command, accept):
     for number, job in enumerate(judge.jobs):
         folder = f"/tmp/judge/{os.getpid()}-{number}"
         os.makedirs(folder, exist_ok=True)
-        write(f"{folder}/solution.py", job["source"])
+        if job["language"] == "cpp":
+            write(f"{folder}/solution.cpp", job["source"])
+            subprocess.run(["g++", "-o", f"{folder}/solution", f"{folder}/solution.cpp"], check=True)
+        else:
+            write(f"{folder}/solution.py", job["source"])
         statuses, outputs = [], []
         for test in job["tests"]:
             # Output to a file: a pipe would also wait for survivors.
             with open(f"{folder}/stdout", "w+b") as stdout:
                 process = subprocess.Popen(
-                    command(folder, test),
+                    command(folder, test | {"language": job["language"]}),
                     stdin=subprocess.PIPE,
                     stdout=stdout,
                     stderr=subprocess.DEVNULL,
