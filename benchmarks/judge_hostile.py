@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "judge")]
 
 from attacks import Attack, Ours, harms, judge_ours, judge_weak, load_attacks, our_judge  # noqa: E402
-from leftovers import descendants, kernel_objects  # noqa: E402
+from leftovers import control_groups, descendants, kernel_objects, strays  # noqa: E402
 
 TARGETS = {"verdict", "others", "host"}
 MANIFEST = ROOT.parent / "shared" / "judge" / "hostile" / "MANIFEST.tsv"
@@ -40,8 +40,9 @@ def main() -> None:
     with our_judge() as ours:
         rows = [meet(attack, ours) for attack in attacks]
         manifest = [meet_given(attack, ours) for attack in given_attacks()]
-        kept = len(descendants(os.getpid()))
+        own, stray = descendants(os.getpid()), strays(os.getpid())
     left = {kind: count - before[kind] for kind, count in kernel_objects().items()}
+    left |= {"processes": len(stray) + len(descendants(os.getpid())), "control groups": len(control_groups(own))}
     by_mechanism: dict[str, set[str]] = {}
     for row in rows:
         if row["weak_judge_harmed"]:
@@ -53,7 +54,8 @@ def main() -> None:
         "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
         "wall_s": round(time.monotonic() - started_s, 1),
         "holds": all(row["ours_as_allowed"] and not row["ours_harmed"] for row in rows + manifest)
-        and all(row["weak_judge_harmed"] for row in rows),
+        and all(row["weak_judge_harmed"] for row in rows)
+        and not any(left.values()),
         "figures": {
             "unit": "programs",
             "own programs": len(rows),
@@ -68,9 +70,7 @@ def main() -> None:
             ),
             "given programs that harm ours": sum(bool(row["ours_harmed"]) for row in manifest),
         },
-        "processes while the judge is open": kept,
-        "processes after it": len(descendants(os.getpid())),
-        "objects of the kernel left": left,
+        "left on the machine": left,
         "programs": rows,
         "given": manifest,
     }

@@ -43,8 +43,9 @@ TESTS = {
     "function": tuple(UnitTest(json.dumps([a, b]), json.dumps(a + b)) for a, b in PAIRS),
     "assert": tuple(UnitTest("", "", assertion=f"assert add({a}, {b}) == {a + b}") for a, b in PAIRS),
 }
+HONEST_SUM = "print(sum(map(int, input().split())))\n"
 HONEST_ADD = "def add(a, b):\n    return a + b\n"
-HONEST = """import time
+HONEST = """import time  # long enough to be there when the attack comes
 # NEIGHBOUR
 end = time.process_time() + 0.1
 while time.process_time() < end:
@@ -85,7 +86,7 @@ class Attack:
     @property
     def honest(self) -> str:
         """The program that is judged next, on the same problem."""
-        return HONEST if self.kind == "stdin" else HONEST_ADD
+        return HONEST_SUM if self.kind == "stdin" else HONEST_ADD
 
 
 @dataclass
@@ -167,7 +168,7 @@ def our_judge() -> Iterator[Ours]:
             with JudgePool(2, CONFIG) as pool:
                 yield Ours(pool, journal, token)
         finally:
-            del os.environ["JUDGE_TOKEN"]
+            os.environ.pop("JUDGE_TOKEN", None)
             os.close(fd)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 FOLDERS = ("/tmp", "/dev/shm", "/dev/mqueue", "/var/tmp")
@@ -52,16 +53,34 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def strays(pid: int) -> list[int]:
+    """Processes below one that are in a pid namespace further down and not its first process: no part of the judge."""
+    found = []
+    for child in descendants(pid):
+        for line in _lines(f"/proc/{child}/status"):
+            if line.startswith("NSpid:") and line.split()[2:] not in ([], ["1"]):
+                found.append(child)
+    return found
+
+
 def kernel_objects() -> dict[str, int]:
-    """Counts of what outlives processes: System V objects, keys, mounts, cgroups, names in temporary folders."""
-    folders = [Path(name) for name in (*FOLDERS, tempfile.gettempdir())]
+    """Counts of what outlives processes: System V objects, keys, mounts."""
     return {
         "ipc": len(_lines("/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg")),
         "keys": len(_lines("/proc/keys")),
         "mounts": len(_lines("/proc/self/mounts")),
-        "cgroups": sum(1 for _ in os.walk("/sys/fs/cgroup")),
-        "names": sum(len(list(folder.iterdir())) for folder in folders if folder.is_dir()),
     }
+
+
+def control_groups(pids: Iterable[int]) -> list[str]:
+    """Control groups that processes of these numbers made for themselves; another's come and go."""
+    endings = tuple(f"-{pid}-" for pid in pids)
+    return [
+        os.path.join(folder, name)
+        for folder, names, _ in os.walk("/sys/fs/cgroup")
+        for name in names
+        if any(ending in name for ending in endings)
+    ]
 
 
 def peak_bytes(pid: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from attacks import Attack, Ours, harms, judge_ours, judge_weak, load_attacks, our_judge
-from leftovers import descendants, kernel_objects
+from leftovers import control_groups, descendants, kernel_objects, strays
 
 from openmimo.judge.sandbox.supervisor import self_test
 
@@ -41,23 +41,31 @@ def test_attack_gets_an_allowed_verdict_and_does_no_harm(attack: Attack, ours: O
 
 
 def test_no_process_stays_behind_all_the_attacks(ours: Ours) -> None:
-    harmless = next(attack for attack in ATTACKS if attack.name == "output-shape")
-    judge_ours(harmless, ours)
-    # Two workers, each with a zygote in two generations and at most the host of its last program.
-    assert len(descendants(os.getpid())) <= 2 * 4
+    assert strays(os.getpid()) == []
 
 
 def test_a_judge_that_is_closed_leaves_no_process_and_no_object_of_the_kernel() -> None:
     before, processes = kernel_objects(), set(descendants(os.getpid()))
     with our_judge() as ours:
         for attack in ATTACKS:
-            if attack.target == "host" and attack.mechanism in ("sysv", "shared_memory", "forks", "mounts", "files"):
+            if attack.target == "host" and attack.mechanism in ("sysv", "forks", "mounts", "keys"):
                 judge_ours(attack, ours)
-    assert set(descendants(os.getpid())) <= processes
-    # Others of this machine may come and go meanwhile, so more is looked at twice.
-    after = kernel_objects()
-    more = {kind for kind, count in after.items() if count > before[kind]}
-    assert not more or all(kernel_objects()[kind] <= before[kind] for kind in more), (before, after)
+        own = set(descendants(os.getpid())) - processes
+    assert own and not own & set(descendants(os.getpid()))
+    assert all(count <= before[kind] for kind, count in kernel_objects().items()), before
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a pool that closes kills its workers, whose control groups stay until the next judge starts"
+)
+def test_a_judge_that_is_closed_leaves_no_control_group() -> None:
+    processes = set(descendants(os.getpid()))
+    with our_judge() as ours:
+        judge_ours(next(attack for attack in ATTACKS if attack.name == "output-shape"), ours)
+        own = set(descendants(os.getpid())) - processes
+    if not FOUND.layers["cgroup"]:
+        pytest.fail("no control groups on this machine")
+    assert control_groups(own) == []
 
 
 @pytest.mark.parametrize("attack", [a for a in ATTACKS if a.name in SHOWN], ids=lambda attack: attack.name)
