@@ -5,8 +5,9 @@
 Programs: the canonical solutions of HumanEval and MBPP with their asserts, and the solutions of ten code-contests
 problems in `judge_solutions/`, each with 50 mutants (`judge_mutants.py`). A pair is a solution and a test. The truth is
 a plain Python process a pair, with generous limits, whose tokens are compared. Then the judge sees all pairs twice: on
-the machine as it is, and beside four busy processes a core. A flip is a pair whose status differs between the two; one
-whose status was inferred by the fuse in either is counted apart. Needs ../shared. About 12 minutes on two quiet cores.
+the machine as it is, and beside four busy processes a core. A mutant may use one CPU second a test, the solutions two,
+the asserts eight: one of MBPP's needs three. A flip is a pair whose status differs between the two; one whose status
+was inferred by the fuse in either is counted apart. Needs ../shared. About 8 minutes on two quiet cores.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ from openmimo.judge.pool import JudgeConfig, JudgePool  # noqa: E402
 from openmimo.types import Problem, TestResult, UnitTest  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
-CONFIG = JudgeConfig(cpu_s=1.0, wall_s=3.0)
+CONFIG = JudgeConfig()
+MUTANT_LIMITS = {"cpu_s": 1.0}
+ASSERT_LIMITS = {"cpu_s": 8.0}
 BUSY_PER_CORE = 4
 SEED = 7
-ORACLE_CPU_S, ORACLE_WALL_S, ORACLE_BYTES = 4, 60, 1 << 30
+ORACLE_CPU_S, ORACLE_WALL_S, ORACLE_BYTES = 10, 120, 1 << 30
 MOST_SLOW = 2
 """Tests in a row that the oracle waits for in vain; it calls the rest slow without running them."""
 
@@ -119,7 +122,9 @@ def contests(num_tests: int, num_mutants: int, limit: int | None = None) -> list
             cases.append(Case("contests in C++", problem, path.with_suffix(".cpp").read_text(encoding="utf-8")))
         for number, mutant in enumerate(mutants(source, num_mutants, rng)):
             some = tuple(tests[i] for i in sorted(rng.sample(range(len(tests)), min(num_tests, len(tests)))))
-            cases.append(Case("mutants", Problem(f"{path.stem}-{number}", "", "code", tests=some), mutant))
+            cases.append(
+                Case("mutants", Problem(f"{path.stem}-{number}", "", "code", tests=some, limits=MUTANT_LIMITS), mutant)
+            )
     return cases
 
 
@@ -128,7 +133,7 @@ def humaneval(limit: int | None = None) -> list[Case]:
     cases = []
     for row in read_rows(DATA / "humaneval" / "HumanEval.jsonl.gz")[:limit]:
         test = UnitTest("", "", assertion=f"{row['test']}\ncheck({row['entry_point']})")
-        problem = Problem(row["task_id"], "", "code", tests=(test,))
+        problem = Problem(row["task_id"], "", "code", tests=(test,), limits=ASSERT_LIMITS)
         cases.append(Case("humaneval", problem, row["prompt"] + row["canonical_solution"]))
     return cases
 
@@ -137,7 +142,7 @@ def mbpp(limit: int | None = None) -> list[Case]:
     cases = []
     for row in read_rows(DATA / "mbpp" / "mbpp.jsonl")[:limit]:
         tests = tuple(UnitTest("", "", assertion=f"{row['test_setup_code']}\n{line}") for line in row["test_list"])
-        problem = Problem(f"MBPP/{row['task_id']}", "", "code", tests=tests)
+        problem = Problem(f"MBPP/{row['task_id']}", "", "code", tests=tests, limits=ASSERT_LIMITS)
         cases.append(Case("mbpp", problem, row["code"].replace("\r\n", "\n")))
     return cases
 
@@ -160,7 +165,7 @@ def run_oracle(cases: Sequence[Case], num_workers: int) -> list[list[str]]:
 
 def ask_oracle(case: Case, folder: Path) -> list[str]:
     folder.mkdir()
-    command = [sys.executable, str(folder / "solution.py")]
+    command = [sys.executable, "-S", str(folder / "solution.py")]
     if case.problem.language == "cpp":
         (folder / "solution.cpp").write_text(case.source, encoding="utf-8")
         subprocess.run(["g++", "-O2", "-std=c++17", "-o", folder / "solution", folder / "solution.cpp"], check=True)
