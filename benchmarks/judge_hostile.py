@@ -38,11 +38,14 @@ def main() -> None:
     attacks = load_attacks()
     before = kernel_objects()
     with our_judge() as ours:
-        rows = [meet(attack, ours) for attack in attacks]
-        manifest = [meet_given(attack, ours) for attack in given_attacks()]
+        rows = [meet_ours(attack, ours) for attack in attacks]
+        manifest = [meet_ours(attack, ours) for attack in given_attacks()]
         own, stray = descendants(os.getpid()), strays(os.getpid())
     left = {kind: count - before[kind] for kind, count in kernel_objects().items()}
     left |= {"processes": len(stray) + len(descendants(os.getpid())), "control groups": len(control_groups(own))}
+    for row, attack in zip(rows, attacks, strict=True):
+        row |= {"weak_judge": attack.weak_judge, "harm": attack.harm}
+        row["weak_judge_harmed"] = attack.harm in harms(judge_weak(attack))
     by_mechanism: dict[str, set[str]] = {}
     for row in rows:
         if row["weak_judge_harmed"]:
@@ -82,15 +85,8 @@ def main() -> None:
         path.write_text(text + "\n", encoding="utf-8")
 
 
-def meet(attack: Attack, ours: Ours) -> dict[str, Any]:
-    """One of our programs, judged by both."""
-    row = meet_given(attack, ours)
-    row |= {"weak_judge": attack.weak_judge, "harm": attack.harm}
-    row["weak_judge_harmed"] = attack.harm in harms(judge_weak(attack))
-    return row
-
-
-def meet_given(attack: Attack, ours: Ours) -> dict[str, Any]:
+def meet_ours(attack: Attack, ours: Ours) -> dict[str, Any]:
+    """What our judge makes of it, and it of our judge."""
     report = judge_ours(attack, ours)
     statuses = {status for statuses in report.attack for status in statuses}
     harm = harms(report)
