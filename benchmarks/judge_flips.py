@@ -16,7 +16,6 @@ import argparse
 import gzip
 import json
 import os
-import platform
 import random
 import resource
 import shutil
@@ -36,6 +35,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+import record  # noqa: E402
 from judge_mutants import mutants  # noqa: E402
 
 from openmimo.judge.pool import JudgeConfig, JudgePool  # noqa: E402
@@ -82,11 +82,7 @@ def main() -> None:
         idle, idle_s = judge_all(pool, cases)
         with busy(BUSY_PER_CORE * cores):
             overloaded, overloaded_s = judge_all(pool, cases)
-    result = {
-        "claim": "flips at most 0.1 % of pairs between idle and 4x overload; canonical 100 % accepted; no false accept",
-        "command": "python benchmarks/judge_flips.py",
-        "commit": _output("git", "rev-parse", "--short", "HEAD"),
-        "hardware": {"cpu": _cpu(), "cores": cores, "python": platform.python_version()},
+    figures = {
         "wall_s": {
             "oracle": round(oracle_s, 1),
             "judge, idle": round(idle_s, 1),
@@ -94,12 +90,8 @@ def main() -> None:
         },
         **compare(cases, truths, idle, overloaded),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if given.result:
-        path = Path(given.result)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+    claim = "flips at most 0.1 % of pairs between idle and 4x overload; canonical 100 % accepted; no false accept"
+    record.write(claim, "python benchmarks/judge_flips.py", figures)
 
 
 # Programs
@@ -290,17 +282,6 @@ def compare(
         "false accepts": false_accepts,
         "rejected though right": false_rejects[:50],
     }
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
 
 
 if __name__ == "__main__":

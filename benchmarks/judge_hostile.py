@@ -10,10 +10,7 @@ minutes on two cores.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "judge")]
 
+import record  # noqa: E402
 from attacks import Attack, Ours, harms, judge_ours, judge_weak, load_attacks, our_judge  # noqa: E402
 from leftovers import control_groups, descendants, kernel_objects, strays  # noqa: E402
 
@@ -50,11 +48,7 @@ def main() -> None:
     for row in rows:
         if row["weak_judge_harmed"]:
             by_mechanism.setdefault(row["mechanism"], set()).add(row["target"])
-    result = {
-        "claim": "at least 12 mechanisms on 3 targets, each shown on a weaker judge; no harm to ours, no false accept",
-        "command": "python benchmarks/judge_hostile.py",
-        "commit": _output("git", "rev-parse", "--short", "HEAD"),
-        "hardware": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+    figures = {
         "wall_s": round(time.monotonic() - started_s, 1),
         "holds": all(row["ours_as_allowed"] and not row["ours_harmed"] for row in rows + manifest)
         and all(row["weak_judge_harmed"] for row in rows)
@@ -77,12 +71,8 @@ def main() -> None:
         "programs": rows,
         "given": manifest,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if len(sys.argv) > 1:
-        path = Path(sys.argv[1])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+    claim = "at least 12 mechanisms on 3 targets, each shown on a weaker judge; no harm to ours, no false accept"
+    record.write(claim, "python benchmarks/judge_hostile.py", figures)
 
 
 def meet_ours(attack: Attack, ours: Ours) -> dict[str, Any]:
@@ -117,17 +107,6 @@ def given_attacks() -> list[Attack]:
         source = (MANIFEST.parent / name).read_text(encoding="utf-8")
         attacks.append(Attack(name.removesuffix(".py"), "given", "stdin", "", allowed, "", source))
     return attacks
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n"):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
 
 
 if __name__ == "__main__":

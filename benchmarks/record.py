@@ -32,8 +32,7 @@ def write(claim: str, command: str, figures: dict[str, Any], **hardware: Any) ->
     }
     text = json.dumps(result, indent=2, ensure_ascii=False)
     print(text)
-    if len(sys.argv) > 1:
-        path = Path(sys.argv[1])
+    for path in [Path(word) for word in sys.argv[1:] if word.endswith(".json")]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n", encoding="utf-8")
 

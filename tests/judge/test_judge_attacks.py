@@ -55,9 +55,6 @@ def test_a_judge_that_is_closed_leaves_no_process_and_no_object_of_the_kernel() 
     assert all(count <= before[kind] for kind, count in kernel_objects().items()), before
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a pool that closes kills its workers, whose control groups stay until the next judge starts"
-)
 def test_a_judge_that_is_closed_leaves_no_control_group() -> None:
     processes = set(descendants(os.getpid()))
     with our_judge() as ours:
