@@ -21,7 +21,9 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 # PyDLL keeps the interpreter's lock over a call: these are microseconds, and a fork must not lose it.
 libc = ctypes.PyDLL(None, use_errno=True)
-_nothing = ctypes.c_void_p(0)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def fork() -> int:
@@ -34,6 +36,44 @@ def fork() -> int:
     if pid < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return pid
+
+
+def merge_modules(maps: str) -> int:
+    """Make the extension modules few mappings instead of hundreds: a fork copies each, the end of a process frees each.
+
+    Every segment of a small shared object is replaced by a private copy, readable, writable and executable, so that
+    the kernel makes neighbours one. What runs while this does is left alone, and so is whatever is large: its pages are
+    better shared. The collector of garbage must be off. About a quarter of a fork's cost.
+
+    Args:
+        maps: /proc/self/maps.
+
+    Returns:
+        How many mappings were copied; 0 where the machine forbids memory that is writable and executable.
+    """
+    private_copy = 0x22  # MAP_PRIVATE | MAP_ANONYMOUS
+    page = os.sysconf("SC_PAGE_SIZE")
+    probe = libc.mmap(None, page, 7, private_copy, -1, 0)
+    if probe == ctypes.c_void_p(-1).value:
+        return 0
+    libc.munmap(probe, page)
+    objects: dict[str, list[tuple[int, int]]] = {}
+    for line in maps.split("\n"):
+        words = line.split(None, 5)
+        if len(words) == 6 and ".so" in words[5] and words[1].startswith("r"):
+            start, end = (int(word, 16) for word in words[0].split("-"))
+            objects.setdefault(words[5], []).append((start, end - start))
+    count = 0
+    for path, segments in objects.items():
+        running = any(name in path for name in ("/_ctypes.", "/libffi", "/libc.", "/libc-", "/ld-", "/libpython"))
+        if running or sum(size for _, size in segments) > 400 << 10:
+            continue
+        for start, size in segments:
+            content = ctypes.string_at(start, size)
+            if libc.mmap(start, size, 7, private_copy | 0x10, -1, 0) == start:  # MAP_FIXED
+                ctypes.memmove(start, content, size)
+                count += 1
+    return count
 
 
 def die_with_parent() -> None:
