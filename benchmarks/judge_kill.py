@@ -3,9 +3,9 @@
     python benchmarks/judge_kill.py [benchmarks/results/judge_kill.json]
 
 200 solutions of 10 tests each, right and wrong ones whose status on every test is known, go through a pool of two
-workers. Meanwhile one process of the judge is killed every 0.2 to 1 s: a supervisor (a worker of the pool), or a zygote
-(a process that a supervisor started), chosen at random. A verdict is wrong if the status of any test is not the known
-one; `internal_error` counts as not delivered. At the end no process of the judge may be left.
+workers. Meanwhile one process of the judge is killed every 0.05 to 0.3 s: a supervisor (a worker of the pool), or a
+zygote (a process that a supervisor started), chosen at random. A verdict is wrong if the status of any test is not the
+known one; `internal_error` counts as not delivered. At the end no process of the judge may be left.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
     )
 
 
-def measure(num_solutions: int, *, seed: int, pause_s: tuple[float, float] = (0.2, 1.0)) -> dict[str, Any]:
+def measure(num_solutions: int, *, seed: int, pause_s: tuple[float, float] = (0.05, 0.3)) -> dict[str, Any]:
     """Judge solutions while processes are killed; the counts of what came of it."""
     rng = random.Random(seed)
     order = [SOLUTIONS[number % len(SOLUTIONS)] for number in range(num_solutions)]

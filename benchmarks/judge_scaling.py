@@ -4,15 +4,18 @@
 
 Speed: 60 solutions of 40 tests, right and wrong, trivial programs and some that compute for about 5 ms; the same work
 through a pool of one worker held to one core and through a pool of two on two, in turn, wall time from the first
-submission to the last verdict. Memory: while two workers judge Python, NumPy, C++ and mathematics at once, among them
-programs that fill their limit of 256 MiB, the sum of the proportional set sizes of every process below the caller,
-read 20 times a second; the caller itself is left out.
+submission to the last verdict. Beside it, in the same rounds, what the machine itself gives: two processes that start
+1,000 small Python children each by fork, on one core and on two. Memory: while two workers judge Python, NumPy, C++ and
+mathematics at once, among them programs that fill their limit of 256 MiB, the sum of the proportional set sizes of
+every process below the caller, read 20 times a second; the caller itself is left out.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -37,16 +40,21 @@ HOG = "x = bytearray(10)\nwhile True: x += bytes(1 << 20)"
 def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     times: dict[int, list[float]] = {1: [], 2: []}
+    floor: dict[int, list[float]] = {1: [], 2: []}
     for number in range(-1, NUM_ROUNDS):
         for count in times:
-            wall_s = judged(cores[:count])
+            wall_s, floor_s = judged(cores[:count]), forked(cores[:count])
             if number >= 0:
                 times[count].append(wall_s)
+                floor[count].append(floor_s)
     os.sched_setaffinity(0, cores)
     figures = {
         "wall_s": {f"{count} core{'s' * (count > 1)}": record.spread(values, "s") for count, values in times.items()},
         "speed of two cores / speed of one": record.spread(
             [one / two for one, two in zip(times[1], times[2], strict=True)]
+        ),
+        "the same of processes that only fork": record.spread(
+            [one / two for one, two in zip(floor[1], floor[2], strict=True)]
         ),
         "peak_bytes_of_the_tree": peak_bytes(),
         "unit": "bytes, sum of proportional set sizes",
@@ -68,6 +76,25 @@ def judged(cores: list[int]) -> float:
         wall_s = time.perf_counter() - started_s
     assert statuses == ["accepted", "wrong_answer", "accepted"] * 20, statuses
     return wall_s
+
+
+FORK = """import os, decimal, random
+for _ in range(1000):
+    pid = os.fork()
+    if pid == 0:
+        sum(range(2000))
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+def forked(cores: list[int]) -> float:
+    """Wall seconds of two processes that fork and wait."""
+    os.sched_setaffinity(0, cores)
+    started_s = time.perf_counter()
+    processes = [subprocess.Popen([sys.executable, "-c", FORK]) for _ in range(2)]
+    assert all(process.wait() == 0 for process in processes)
+    return time.perf_counter() - started_s
 
 
 def peak_bytes() -> int:

@@ -1,11 +1,14 @@
 """The maths side of a judge, a process of its own: `python -m openmimo.judge.math_worker FD`; `math_pool.py` starts it.
 
 It has a single thread, imports math-verify once and forks the processes that compare. Two lanes: a comparison begins
-in the fast lane, `num_workers` wide. One that takes longer than `fast_s` goes on in the slow lane, at a low
-priority, and a new process takes its place, so that no answer holds up the others. In the slow lane those that have
-used least go on, `num_workers` at once, and the others are paused: an honest answer that takes half a second passes
-hostile ones that never end. Of the paused `_KEPT` times as many are kept; where one more comes, the one that has
-used most is ended and begins anew later, until all its tries together have used up the limit.
+in the fast lane, `num_workers` wide. One that takes longer than `fast_s` goes on in the slow lane and another process
+takes its place, so that no answer holds up the others. The slow lane has what the fast one leaves free, at least one
+turn in `_TURNS`, and there those that have used least go on while the others are paused: an honest answer that takes
+half a second passes hostile ones that never end. The lane keeps `_KEPT` times `num_workers`; where one more comes, the
+one that has used most is ended and begins anew later, until all its tries together have used up the limit. A fresh
+process takes ten times as long over its first answers, because the parser learns its grammar as it reads. So one that
+has finished compares again, and the worker itself repeats the first `_LEARNT` comparisons that a process has found
+harmless, for those it forks later.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -20,9 +24,10 @@ from multiprocessing.connection import Connection, wait
 from openmimo.judge.verifier import MAX_REDONE, Child, Compare, Result, Verifier, load, of_lost, out_of_time
 
 _MAX_ASKED = 500  # comparisons a process: what it caches does not grow for ever
-_SLOW_NICE = 15
-_KEPT = 2
-_TURN_S = 0.1  # how long one of several slow comparisons goes on before it is asked who has used least
+_KEPT = 8
+_TURNS = 5
+_LEARNT = 150
+_TURN_S = 0.05  # how long a slow comparison goes on before it is asked who has used least
 _STARVED_S = 120.0  # on the clock, and beyond the limit: then the machine is at fault, not the answer
 
 
@@ -38,7 +43,7 @@ class MathConfig:
     """Limit of the data of a process that compares."""
     function: str = ""
     """`module:function` of a user's verifier; math-verify if empty."""
-    fast_s: float = 0.05
+    fast_s: float = 0.1
     """Seconds, counted likewise, after which a comparison leaves the fast lane. # ours"""
 
 
@@ -110,6 +115,7 @@ class Lanes:
         self._waiting: tuple[deque[Job], deque[Job]] = (deque(), deque())
         self._runs: list[Run] = []
         self._idle: list[Child] = []
+        self._num_learnt = 0
 
     def run(self) -> None:
         """Until the caller closes the connection.
@@ -150,18 +156,22 @@ class Lanes:
         for slow, width in ((False, self.config.num_workers), (True, _KEPT * self.config.num_workers)):
             while self._waiting[slow] and sum(run.slow == slow for run in self._runs) < width:
                 job = self._waiting[slow].popleft()
-                child = self._new(slow=True) if slow else self._idle_or_new(job.gold)
+                child = self._idle_or_new(job.gold)
                 child.ask(job.gold, job.answer)
                 self._runs.append(Run(job, child, slow))
 
     def _share(self) -> list[Run]:
-        """Let the slow comparisons go on that have used least; the others, paused."""
-        slow = sorted((run for run in self._runs if run.slow), key=lambda run: run.used_s)
-        for run in slow[: self.config.num_workers]:
+        """Let slow comparisons go on, those that have used least, as far as there is room; the others, paused."""
+        # To a tenth of a second; among equals the newest, which has had the least time to be hostile.
+        slow = sorted((run for run in self._runs if run.slow), key=lambda run: (int(10 * run.used_s), -run.job.number))
+        room = self.config.num_workers - (len(self._runs) - len(slow))
+        if room <= 0:
+            room = int(time.monotonic() / _TURN_S) % _TURNS == 0
+        for run in slow[:room]:
             run.child.resume()
-        for run in slow[self.config.num_workers :]:
+        for run in slow[room:]:
             run.child.pause()
-        return slow[self.config.num_workers :]
+        return slow[room:]
 
     def _collect(self, run: Run) -> None:
         try:
@@ -172,11 +182,22 @@ class Lanes:
         if result is None:
             return
         self._runs.remove(run)
-        if run.slow or not result.reusable or run.child.num_asked >= _MAX_ASKED:
+        self._learn(run)
+        run.child.resume()  # it may have answered just before it was paused
+        enough = len(self._idle) >= self.config.num_workers
+        if enough or not result.reusable or run.child.num_asked >= _MAX_ASKED:
             run.child.kill()
         else:
             self._idle.append(run.child)
         self._tell(run.job, result)
+
+    def _learn(self, run: Run) -> None:
+        """Make the answers of processes to come quicker; never what was slow, or is the user's own to compare."""
+        harmless = not run.slow and run.child.used_s() < self.config.fast_s / 2 and len(run.job.answer) < 200
+        if harmless and not self.config.function and self._num_learnt < _LEARNT:
+            assert self._compare is not None
+            self._num_learnt += 1
+            self._compare(run.job.gold, run.job.answer)
 
     def _overdue(self, run: Run) -> None:
         """Out of the fast lane, or out of time."""
@@ -193,7 +214,6 @@ class Lanes:
             longest.child.kill()
             self._waiting[True].append(longest.job)
         run.slow = True
-        _lower(run.child)
 
     def _lost(self, run: Run) -> None:
         """A process died in the middle of a comparison: do it again, but not for ever."""
@@ -214,24 +234,11 @@ class Lanes:
     def _idle_or_new(self, gold: str) -> Child:
         """Rather the one that has parsed this gold answer."""
         if not self._idle:
-            return self._new(slow=False)
+            assert self._compare is not None
+            return Child(self._compare, self.config.memory_bytes)
         child = next((child for child in self._idle if child.last_gold == gold), self._idle[-1])
         self._idle.remove(child)
         return child
-
-    def _new(self, *, slow: bool) -> Child:
-        assert self._compare is not None
-        child = Child(self._compare, self.config.memory_bytes)
-        if slow:
-            _lower(child)
-        return child
-
-
-def _lower(child: Child) -> None:
-    try:
-        os.setpriority(os.PRIO_PROCESS, child.pid, _SLOW_NICE)
-    except ProcessLookupError:
-        pass  # it died; the next read says so
 
 
 if __name__ == "__main__":
