@@ -24,10 +24,15 @@ _SLACK_S = 60.0  # a worker keeps its own limits; this is for one that does not 
 
 
 class Worker:
-    """One supervisor process (`worker.py`) and all that it starts."""
+    """One supervisor process (`worker.py`) and all that it starts.
 
-    def __init__(self, config: JudgeConfig) -> None:
+    Args:
+        core: hold it all to one core, so that a test is forked where the pages it copies are in the cache.
+    """
+
+    def __init__(self, config: JudgeConfig, core: int | None = None) -> None:
         self.config = config
+        self.core = core
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
@@ -112,5 +117,7 @@ class Worker:
                 start_new_session=True,  # an interrupt at the terminal is the caller's to handle
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             )
+        if self.core is not None:
+            os.sched_setaffinity(self._process.pid, {self.core})
         self._connection = Connection(ours.detach())
         self._connection.send(self.config)

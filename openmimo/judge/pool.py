@@ -252,7 +252,10 @@ class JudgePool:
 
     def _open_lanes(self, num_workers: int, hosts: Sequence[str], token: str | None) -> list[Lane]:
         if not hosts:
-            return [Worker(self.config) for _ in range(num_workers)]
+            cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+            # With a worker for every core each has its own; with fewer the system places them.
+            own = cores if num_workers == len(cores) > 1 else []
+            return [Worker(self.config, own[number] if own else None) for number in range(num_workers)]
         from openmimo.judge.remote import open_hosts
 
         return open_hosts(hosts, os.environ.get(TOKEN_VARIABLE, "") if token is None else token, self.config)
