@@ -65,7 +65,7 @@ class Verifier:
 
     Args:
         wall_s: limit of one comparison, in seconds, less the time that it waited for a core.
-        memory_bytes: limit of the process's data.
+        memory_bytes: limit of the process's data, beyond what it inherits.
         function: `module:function` of a verifier of the user's; see `check_verifier`.
     """
 
@@ -143,7 +143,7 @@ class Child:
 
     Args:
         compare: called there; an exception is an `internal_error`.
-        memory_bytes: limit of its data; an answer that needs more is wrong.
+        memory_bytes: limit of its data, beyond what it inherits; an answer that needs more is wrong.
     """
 
     def __init__(self, compare: Compare, memory_bytes: int) -> None:
@@ -339,6 +339,12 @@ def _close_all_but(fd: int) -> None:
 
 
 def _limit(memory_bytes: int) -> None:
+    """So much memory beyond what the parent had, which a fork inherits and does not use."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            memory_bytes += int(file.read().split()[5]) * resource.getpagesize()
+    except OSError:
+        pass
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends us

@@ -115,3 +115,10 @@ def test_an_answer_that_explodes_in_memory_is_wrong_or_late():
     with Verifier(wall_s=3.0, memory_bytes=256 << 20) as verifier:
         assert verifier.compare("5", "2^{2^{34}}")[0] in ("wrong_answer", "time_limit")
         assert verifier.compare("0.5", "1/2")[0] == "accepted"
+
+
+def test_the_memory_limit_is_beyond_what_the_parent_holds():
+    held = bytearray(600 << 20)  # more than the limit
+    with Verifier() as verifier:
+        assert verifier.compare("0.5", "1/2") == ("accepted", "")
+    assert len(held) == 600 << 20
