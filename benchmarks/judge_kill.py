@@ -56,7 +56,7 @@ SOLUTIONS: list[tuple[Problem, str, list[str]]] = [
 
 def main() -> None:
     figures = {
-        **measure(NUM_TESTS // TESTS_A_SOLUTION, seed=0),
+        **measure(NUM_TESTS // TESTS_A_SOLUTION, seed=0, pause_s=(0.05, 0.3)),
     }
     record.write(
         "kill -9 of zygotes and supervisors: every verdict delivered, none wrong",
@@ -65,7 +65,7 @@ def main() -> None:
     )
 
 
-def measure(num_solutions: int, *, seed: int, pause_s: tuple[float, float] = (0.05, 0.3)) -> dict[str, Any]:
+def measure(num_solutions: int, *, seed: int, pause_s: tuple[float, float] = (0.2, 1.0)) -> dict[str, Any]:
     """Judge solutions while processes are killed; the counts of what came of it."""
     rng = random.Random(seed)
     order = [SOLUTIONS[number % len(SOLUTIONS)] for number in range(num_solutions)]
