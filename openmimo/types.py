@@ -100,8 +100,19 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     """0 is off."""
-    seed: int = 0
+    min_p: float = 0.0
+    """Ids less likely than min_p times the likeliest are never drawn; 0 is off."""
+    seed: int | None = 0
+    """None: the engine draws one, so the response is not reproducible, and drafts may be verified by rejection
+    sampling, which accepts more."""
     stop_token_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
+    """Texts that end the response once it contains one; the engine needs `decode`. The token that completes the text
+    is the last one of the rollout."""
+    top_logprobs: int = 0
+    """Likeliest ids kept for every position, with their log-probabilities under the raw model."""
+    prompt_logprobs: bool = False
+    """Whether the rollout carries the prompt's log-probabilities too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +127,15 @@ class Rollout:
     """Log-probability of every token in token_ids under the sampling distribution, in nats."""
     policy_version: int
     finish_reason: FinishReason
+    raw_logprobs: tuple[float, ...] = ()
+    """The same under the raw model: temperature 1, nothing cut off."""
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """For every token in token_ids the likeliest (id, log-probability) under the raw model, likeliest first; only if
+    `Sampling.top_logprobs` asks."""
+    prompt_logprobs: tuple[float | None, ...] = ()
+    """Log-probability of every prompt token under the raw model, None for the first; only if asked for."""
+    prompt_top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """As top_logprobs, for the prompt's tokens, () for the first; if both are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
