@@ -115,7 +115,7 @@ class Runner:
             table_rows += [sequence.row] * (stop - start)
         rows = Rows.of(ahead_ids, positions, table_rows, self.table_RJ, self.block_size)
         hidden_ND = self.hidden[self._tensor(np.maximum(rows.slots_N, 0))]
-        normed_ND = self.model.draft_hidden(
+        draft_ND = self.model.draft_hidden(
             k,
             hidden_ND[None],
             self._tensor(rows.token_ids_N)[None],
@@ -124,7 +124,7 @@ class Runner:
         )[0]
         if not rows_M:
             return None
-        return self.model.lm_head(normed_ND[self._padded(rows_M)]).float()
+        return self.model.lm_head(self.model.draft_normed(k, draft_ND[self._padded(rows_M)])).float()
 
     def _table(self, sequence: Sequence) -> None:
         """Bring the sequence's row of the block table up to date."""
