@@ -22,13 +22,10 @@ from openmimo.engine.sample import Drawn, Draws, check_sampling, likeliest, raw_
 from openmimo.engine.scheduler import Plan, Scheduler, Work
 from openmimo.engine.sequence import Alternatives
 from openmimo.engine.sequence import Sequence as Live
-from openmimo.engine.speculate import Acceptance, by_rejection, draft, reject, verify
+from openmimo.engine.speculate import SCORED_ROWS, Acceptance, by_rejection, draft, reject, verify
 from openmimo.engine.sync import load_weights
 from openmimo.model.mimo import MiMo
 from openmimo.types import Request, Rollout, Sampling
-
-_SCORED_ROWS = 256
-"""Prompt positions whose logits exist at one time."""
 
 
 @dataclass(frozen=True)
@@ -231,17 +228,22 @@ class Engine:
             raise
         return [done[handle] for handle in handles]
 
-    def score(self, token_ids: Sequence[Sequence[int]]) -> list[tuple[float | None, ...]]:
-        """Log-probability of every token given those before it, under the raw model, in nats; None for the first.
+    def score(self, token_ids: Sequence[Sequence[int]], *, drafts: bool = False) -> list[Rollout]:
+        """Log-probability of every token given those before it, under the raw model, in nats.
 
         Batched: what tagging, perplexity and multiple choice read.
+
+        Args:
+            drafts: also what each of the engine's MTP layers gives it.
+
+        Returns:
+            Rollouts without a response, in order: `prompt_logprobs` and `prompt_draft_logprobs` carry the figures.
 
         Raises:
             ValueError: as `generate`; a text may fill max_model_len.
         """
-        sampling = Sampling(0, temperature=0.0, prompt_logprobs=True)
-        rollouts = self.generate([Request(tuple(ids), sampling) for ids in token_ids])
-        return [rollout.prompt_logprobs for rollout in rollouts]
+        sampling = Sampling(0, temperature=0.0, prompt_logprobs=True, draft_logprobs=drafts)
+        return self.generate([Request(tuple(ids), sampling) for ids in token_ids])
 
     def update_weights(self, state_dict: Mapping[str, Tensor], version: int, *, recompute_active: bool = False) -> None:
         """New weights, trunk and MTP, under a new policy version; cached prefixes of the old ones are dropped.
@@ -333,8 +335,8 @@ class Engine:
         stop = min(work.start + work.num_tokens, sequence.num_prompt - 1)
         count = sequence.request.sampling.top_logprobs
         hidden_ND = hidden_ND.clone()  # the next pass overwrites it
-        for start in range(work.start, stop, _SCORED_ROWS):
-            end = min(start + _SCORED_ROWS, stop)
+        for start in range(work.start, stop, SCORED_ROWS):
+            end = min(start + SCORED_ROWS, stop)
             ids = sequence.token_ids[start + 1 : end + 1]
             at = start - work.start
             logits_MV = self.runner.logits(hidden_ND, list(range(at, at + len(ids))))

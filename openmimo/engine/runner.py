@@ -98,22 +98,12 @@ class Runner:
             self.states[0][self._tensor(rows.columns_5N[3])] = hidden_ND
         return hidden_ND
 
-    def logits(self, hidden_ND: Tensor, rows_M: list[int]) -> Tensor:
-        """(M, V) float32 next-token logits of some rows of `trunk`."""
-        return self.forward.logits(_rows(hidden_ND, rows_M))
-
-    def draft_logits(
-        self, k: int, works: list[tuple[Sequence, int, int]], ahead_ids: list[int], rows_M: list[int]
-    ) -> Tensor | None:
-        """Run MTP layer k (from 0) over slots start .. stop - 1 of each sequence.
+    def draft(self, k: int, works: list[tuple[Sequence, int, int]], ahead_ids: list[int]) -> Tensor:
+        """(N, D) output of MTP layer k (from 0), before its final norm, for slots start .. stop - 1 of each sequence.
 
         Args:
             works: sequence, start, stop.
             ahead_ids: for every slot i, in order, token i + 1 + k.
-            rows_M: the rows whose draft logits are wanted.
-
-        Returns:
-            (M, V) float32, or None when no rows were asked for.
         """
         positions: list[int] = []
         table_rows: list[int] = []
@@ -126,7 +116,13 @@ class Runner:
         draft_ND = self.forward.draft(k, self.states[k if chained else 0][slots_N], rows)
         if k + 1 < len(self.states):
             self.states[k + 1][slots_N] = draft_ND
-        return self.forward.logits(_rows(draft_ND, rows_M), k) if rows_M else None
+        return draft_ND
+
+    def logits(self, hidden_ND: Tensor, rows_M: list[int], k: int = -1) -> Tensor:
+        """(M, V) float32 logits of some rows of `trunk`, in order and each once, or of MTP layer k's `draft`."""
+        if len(rows_M) < hidden_ND.shape[0]:
+            hidden_ND = hidden_ND[torch.tensor(rows_M, device=self.device)]
+        return self.forward.logits(hidden_ND, k)
 
     def seconds(self, num_rows: int, num_sampled: int, layer: int = -1) -> float:
         """Least time of three for a pass of the trunk, or of MTP layer `layer`, over rows that leave no trace."""
@@ -158,12 +154,6 @@ class Runner:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
-
-
-def _rows(hidden_ND: Tensor, rows_M: list[int]) -> Tensor:
-    if len(rows_M) == hidden_ND.shape[0]:  # in order, each once: all of them
-        return hidden_ND
-    return hidden_ND[torch.tensor(rows_M, device=hidden_ND.device)]
 
 
 def _num_states(config: MiMoConfig, num_draft_layers: int) -> int:
