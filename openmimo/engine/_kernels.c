@@ -37,7 +37,7 @@ typedef struct {
     const int32_t *table; /* table rows x columns */
     const int64_t *positions, *table_rows, *slots, *lengths; /* a row each; slot -1 stores nothing, length 0 reads nothing */
     float *out; /* rows x heads x width */
-    float *scratch; /* group x (columns * block + 16), then group x width */
+    float *scratch; /* group x padded, then group x width, then group */
     int64_t rows, heads, kv_heads, width, block, columns, padded;
 } Attention;
 
@@ -263,6 +263,56 @@ INLINE void gate(const float *x, float *out, int64_t rows, int64_t width) {
         }
 }
 
+/* Scores of 16 positions of a block for two queries; even and odd inputs are summed apart, then together. */
+INLINE void score(const float *keys, int64_t P, int64_t E, const float *q, const float *r, float *s, float *t) {
+    f16 q0 = {}, q1 = {}, r0 = {}, r1 = {};
+    for (int64_t e = 0; e < E; e += 2) {
+        f16 even = *(const f16 *)(keys + e * P), odd = *(const f16 *)(keys + (e + 1) * P);
+        q0 += even * q[e];
+        r0 += even * r[e];
+        q1 += odd * q[e + 1];
+        r1 += odd * r[e + 1];
+    }
+    *(f16 *)s = q0 + q1;
+    *(f16 *)t = r0 + r1;
+}
+
+/* 32 outputs of two queries; even and odd positions are summed apart, then together. */
+INLINE void read32(const Attention *a, const int32_t *table, const float *values, const float *one, const float *two,
+                   int64_t length, float *o, float *p, float first, float second) {
+    const int64_t P = a->block, E = a->width, step = a->kv_heads * P * E;
+    f16 x0 = {}, x1 = {}, x2 = {}, x3 = {}, y0 = {}, y1 = {}, y2 = {}, y3 = {};
+    for (int64_t start = 0; start < length; start += P) {
+        const float *v = values + table[start / P] * step;
+        const int64_t used = length - start < P ? length - start : P;
+        int64_t s = 0;
+        for (; s + 2 <= used; s += 2, v += 2 * E) {
+            f16 a0 = *(const f16 *)v, a1 = *(const f16 *)(v + 16);
+            f16 b0 = *(const f16 *)(v + E), b1 = *(const f16 *)(v + E + 16);
+            float w0 = one[start + s], w1 = one[start + s + 1], z0 = two[start + s], z1 = two[start + s + 1];
+            x0 += a0 * w0;
+            x1 += a1 * w0;
+            y0 += a0 * z0;
+            y1 += a1 * z0;
+            x2 += b0 * w1;
+            x3 += b1 * w1;
+            y2 += b0 * z1;
+            y3 += b1 * z1;
+        }
+        if (s < used) {
+            f16 a0 = *(const f16 *)v, a1 = *(const f16 *)(v + 16);
+            x0 += a0 * one[start + s];
+            x1 += a1 * one[start + s];
+            y0 += a0 * two[start + s];
+            y1 += a1 * two[start + s];
+        }
+    }
+    *(f16 *)o = (x0 + x2) * first;
+    *(f16 *)(o + 16) = (x1 + x3) * first;
+    *(f16 *)p = (y0 + y2) * second;
+    *(f16 *)(p + 16) = (y1 + y3) * second;
+}
+
 /* Rotates and stores every row's key and value, then lets every row read its sequence's slots. */
 INLINE void attend(const Attention *a) {
     const int64_t E = a->width, half = E / 2, P = a->block, group = a->heads / a->kv_heads;
@@ -282,7 +332,7 @@ INLINE void attend(const Attention *a) {
         }
     }
     const float scale = 1.0f / sqrtf((float)E);
-    float *queries = a->scratch + group * a->padded;
+    float *queries = a->scratch + group * a->padded, *inverses = queries + group * E;
     for (int64_t n = 0; n < a->rows; n++) {
         const int64_t length = a->lengths[n], blocks = (length + P - 1) / P;
         const int32_t *table = a->table + a->table_rows[n] * a->columns;
@@ -300,21 +350,12 @@ INLINE void attend(const Attention *a) {
                     queries[g * E + half + e] = (q[half + e] * cos[e] + q[e] * sin[e]) * scale;
                 }
             }
-            for (int64_t j = 0; j < blocks; j++) {
-                const float *keys = a->keys + (table[j] * a->kv_heads + k) * E * P;
-                for (int64_t g = 0; g < group; g += 2) {
-                    const float *q = queries + g * E, *r = g + 1 < group ? q + E : q;
-                    float *s = a->scratch + g * a->padded + j * P, *t = g + 1 < group ? s + a->padded : s;
-                    for (int64_t p = 0; p < P; p += 16) {
-                        f16 one = {}, two = {};
-                        for (int64_t e = 0; e < E; e++) {
-                            f16 column = *(const f16 *)(keys + e * P + p);
-                            one += column * q[e];
-                            two += column * r[e];
-                        }
-                        *(f16 *)(s + p) = one;
-                        *(f16 *)(t + p) = two;
-                    }
+            for (int64_t g = 0; g < group; g += 2) {
+                const float *q = queries + g * E, *r = g + 1 < group ? q + E : q;
+                float *s = a->scratch + g * a->padded, *t = g + 1 < group ? s + a->padded : s;
+                for (int64_t j = 0; j < blocks; j++) {
+                    const float *keys = a->keys + (table[j] * a->kv_heads + k) * E * P;
+                    for (int64_t p = 0; p < P; p += 16) score(keys + p, P, E, q, r, s + j * P + p, t + j * P + p);
                 }
             }
             for (int64_t g = 0; g < group; g++) {
@@ -334,29 +375,24 @@ INLINE void attend(const Attention *a) {
                     *(f16 *)(weights + s) = w;
                     totals += w;
                 }
-                float inverse = 1.0f / sum16(totals);
+                inverses[g] = 1.0f / sum16(totals);
+            }
+            for (int64_t g = 0; g < group; g += 2) {
+                const float *one = a->scratch + g * a->padded, *two = g + 1 < group ? one + a->padded : one;
+                const float first = inverses[g], second = g + 1 < group ? inverses[g + 1] : first;
+                float *o = out + g * E, *p = g + 1 < group ? o + E : o;
+                const float *values = a->values + k * P * E;
                 int64_t e = 0;
-                for (; e + 32 <= E; e += 32) {
-                    f16 one = {}, two = {};
-                    for (int64_t j = 0; j < blocks; j++) {
-                        const float *values = a->values + (table[j] * a->kv_heads + k) * P * E + e;
-                        int64_t used = length - j * P < P ? length - j * P : P;
-                        for (int64_t p = 0; p < used; p++) {
-                            one += *(const f16 *)(values + p * E) * weights[j * P + p];
-                            two += *(const f16 *)(values + p * E + 16) * weights[j * P + p];
-                        }
-                    }
-                    *(f16 *)(out + g * E + e) = one * inverse;
-                    *(f16 *)(out + g * E + e + 16) = two * inverse;
-                }
+                for (; e + 32 <= E; e += 32) read32(a, table, values + e, one, two, length, o + e, p + e, first, second);
                 for (; e < E; e++) {
-                    float one = 0.0f;
-                    for (int64_t j = 0; j < blocks; j++) {
-                        const float *values = a->values + (table[j] * a->kv_heads + k) * P * E + e;
-                        int64_t used = length - j * P < P ? length - j * P : P;
-                        for (int64_t p = 0; p < used; p++) one += values[p * E] * weights[j * P + p];
+                    float x = 0.0f, y = 0.0f;
+                    for (int64_t s = 0; s < length; s++) {
+                        float value = values[table[s / P] * a->kv_heads * P * E + s % P * E + e];
+                        x += value * one[s];
+                        y += value * two[s];
                     }
-                    out[g * E + e] = one * inverse;
+                    o[e] = x * first;
+                    p[e] = y * second;
                 }
             }
         }
@@ -499,7 +535,7 @@ static PyObject *py_attend(PyObject *self, PyObject *args) {
         longest = length > longest ? length : longest;
     }
     int64_t padded = longest + block + 16;
-    float *scratch = malloc((group * padded + group * width) * sizeof(float));
+    float *scratch = malloc(group * (padded + width + 1) * sizeof(float));
     if (!scratch) return PyErr_NoMemory();
     Attention a = {ADDRESS(qkv), ADDRESS(cos), ADDRESS(sin), ADDRESS(keys), ADDRESS(values), ADDRESS(table),
                    ADDRESS(positions), ADDRESS(table_rows), ADDRESS(slots), ADDRESS(lengths), ADDRESS(out), scratch,
