@@ -41,9 +41,10 @@ class Answer:
 class VllmPeer:
     """A vLLM process over a model folder; a context manager."""
 
-    def __init__(self, folder: Path, *, log: Path | None = None, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, log: Path | None = None, one_process: bool = True, **settings: Any) -> None:
         """
         Args:
+            one_process: vLLM's core in the process that is asked, whose CPU time is then all; else where vLLM puts it.
             log: where vLLM's own messages go; nowhere if not given.
             settings: of `VllmEngine`.
 
@@ -58,7 +59,7 @@ class VllmPeer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=environment(),
+            env=environment() | {"VLLM_ENABLE_V1_MULTIPROCESSING": str(int(not one_process))},
             text=True,
         )
         self.ready = self._read()
@@ -93,14 +94,13 @@ class VllmPeer:
 
 
 def environment() -> dict[str, str]:
-    """One thread, one process, no network, nothing reported home."""
+    """One thread, no network, nothing reported home."""
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "HF_HUB_OFFLINE": "1",
@@ -143,5 +143,5 @@ def serve(settings: dict[str, Any]) -> None:
         answer({"token_ids": [r.token_ids for r in rollouts], "drafted": drafted, "accepted": accepted, **spent})
 
 
-if __name__ == "__main__" and sys.argv[1:]:
+if __name__ == "__main__" and sys.argv[1:]:  # vLLM's own processes import this file again
     serve(json.loads(sys.argv[1]))

@@ -60,7 +60,7 @@ class VllmEngine:
             EngineArgs(
                 model=str(checkpoint),
                 skip_tokenizer_init=True,
-                dtype=dtype,  # type: ignore[arg-type]
+                dtype=dtype,
                 max_model_len=max_model_len,
                 max_num_seqs=max_batch_size,
                 tensor_parallel_size=tensor_parallel_size,
