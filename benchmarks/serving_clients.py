@@ -3,12 +3,12 @@
     python benchmarks/serving_clients.py [benchmarks/results/serving_clients.json]
 
 A real `openmimo serve` process with a small random model (two MTP layers that draft) and a queue too short for all.
-For 60 s each of 64 clients asks, one request after another: chats and completions, streamed three times in four, 1 to 3
-choices, up to 96 tokens, with and without stop texts and log-probabilities. Two requests in five are dropped: before the
-answer, or after some chunks. Requests come from a list of 48 with seeds; every answer read to its end must be the same
-text each time, whatever else ran. A last wave of clients hangs up at once. Afterwards nothing may run or wait, every cache
-block must be free, no call open, as many asyncio tasks as before the storm, and resident memory at most 48 MiB more than
-after a first tenth of the storm (buffers and caches grow to their working size in it).
+For 60 s each of 64 clients asks, one request after another: chats and completions, streamed three times in four, 1 to
+3 choices, up to 96 tokens, with and without stop texts and log-probabilities. Two requests in five are dropped: before
+the answer, or after some chunks. Requests come from a list of 48 with seeds; every answer read to its end must be the
+same text each time, whatever else ran. A last wave of clients resets its connections at once. Afterwards nothing may
+run or wait, every cache block must be free, no call open, as many asyncio tasks as before the storm, and resident
+memory at most 48 MiB more than after a storm of a tenth of the time (in which buffers grow to their working size).
 """
 
 from __future__ import annotations
@@ -195,8 +195,15 @@ class Storm:
             path, body = rng.choice(self.requests)
             data = json.dumps(body).encode()
             reader, writer = await asyncio.open_connection(host, int(port))
-            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-            writer.write(head.encode() + data[: rng.choice((0, len(data) // 2, len(data)))])
+            lines = (
+                f"POST {path} HTTP/1.1",
+                "Host: x",
+                "Content-Type: application/json",
+                f"Content-Length: {len(data)}",
+            )
+            writer.write(
+                ("\r\n".join(lines) + "\r\n\r\n").encode() + data[: rng.choice((0, len(data) // 2, len(data)))]
+            )
             await writer.drain()
             if rng.random() < 0.5:
                 with contextlib.suppress(TimeoutError):

@@ -234,7 +234,7 @@ def parse(kind: type[B], data: bytes) -> B:
 def _refusal(kind: type[Body], found: dict[str, Any], error: ValidationError) -> Refusal:
     """The first mistake, as one line that says what would be right."""
     details = error.errors(include_url=False)
-    # A wrong `type` explains more than the fields that come with it, and an unknown field more than the one it stands for.
+    # A wrong `type` explains more than the fields beside it, and an unknown field more than the one it stands for.
     kinds = [d for d in details if d["loc"][-1] == "type"] + [d for d in details if d["type"] == "extra_forbidden"]
     first = [*kinds, *details][0]
     model: type[BaseModel] | None = kind
