@@ -28,6 +28,9 @@ class MiMoConfig:
     eos_token_id: int | None = None
     mtp_hidden: Literal["pre_norm", "normed"] = "pre_norm"
     """Which hidden state the MTP layer reads: before the trunk's final norm (decision 0013), or after it."""
+    mtp_chained: bool = False
+    """Whether MTP layer k > 0 reads layer k - 1's output at its slot in place of the trunk's hidden state (decision
+    0036). MiMo 2.2: parallel, so false."""
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -37,6 +40,8 @@ class MiMoConfig:
             )
         if self.mtp_hidden not in ("pre_norm", "normed"):
             raise ValueError(f"mtp_hidden is pre_norm or normed, got {self.mtp_hidden!r}")
+        if not isinstance(self.mtp_chained, bool):
+            raise ValueError(f"mtp_chained is true or false, got {self.mtp_chained!r}")
 
     def num_parameters(self) -> tuple[int, int]:
         """Exact (trunk, MTP) parameter counts; the released model has 7,622,619,136 and 210,790,400."""

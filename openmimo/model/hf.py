@@ -141,6 +141,7 @@ def load_config(folder: Path) -> MiMoConfig:
         values.setdefault("rope_theta", rope["rope_theta"])
     if kind == "qwen2":
         values = {**QWEN2_DEFAULTS, **values, "num_nextn_predict_layers": 0, "attention_bias": True}
+        values.pop("mtp_chained", None)
     for name in ("rope_theta", "rms_norm_eps"):
         value = values.get(name, 1.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
@@ -164,6 +165,8 @@ def _refuse_unsupported(raw: dict[str, Any], path: Path) -> None:
 def config_json(config: MiMoConfig, format: Format, dtype: str) -> dict[str, Any]:
     """config.json's content."""
     values = {k: v for k, v in dataclasses.asdict(config).items() if v is not None}
+    if not config.mtp_chained or format == "qwen2":
+        values.pop("mtp_chained")  # not a field of the released format: written only where it says something
     if format == "qwen2":
         for name in ("num_nextn_predict_layers", "mtp_hidden", "attention_bias"):
             values.pop(name)

@@ -141,17 +141,23 @@ class MiMo(nn.Module):
     def draft_hidden(
         self, k: int, hidden_BTD: Tensor, ahead_ids_BT: Tensor, positions_BT: Tensor, attend: Attend
     ) -> Tensor:
-        """MTP layer k (from 0): normed hidden states (B, T, D); multiply by `lm_head.weight` for draft logits.
+        """MTP layer k (from 0): its output (B, T, D) before `final_layernorm`; `draft_normed` goes on from there.
 
         Args:
-            hidden_BTD: the trunk's hidden state h_t before its final norm (decision 0013).
+            hidden_BTD: the trunk's hidden state h_t before its final norm (decision 0013); with `config.mtp_chained`
+                and k > 0, what this function gave for layer k - 1 at the same slot.
             ahead_ids_BT: token x_(t+1+k) at slot t; the layer then predicts x_(t+2+k) (decision 0015).
             positions_BT: the slot's own position t.
         """
         if self.config.mtp_hidden == "normed":
-            hidden_BTD = self.normed(hidden_BTD)
+            chained = self.config.mtp_chained and k > 0
+            hidden_BTD = self.draft_normed(k - 1, hidden_BTD) if chained else self.normed(hidden_BTD)
         ahead_BTD = self.model.embed_tokens(ahead_ids_BT)
         return self.model.mtp_layers[k](hidden_BTD, ahead_BTD, self.rope(positions_BT), attend)
+
+    def draft_normed(self, k: int, x_BTD: Tensor) -> Tensor:
+        """`draft_hidden` of layer k after the layer's final norm: multiply by `lm_head.weight` for draft logits."""
+        return self.model.mtp_layers[k].final_layernorm(x_BTD)
 
     def rope(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, each (B, T, 1, E), float32."""

@@ -1,9 +1,9 @@
 """The multi-token-prediction layer (MiMo 2.2), under the released checkpoint's names.
 
 RMSNorm of the trunk's hidden state and RMSNorm of the ahead token's embedding, concatenated [hidden, embedding]
-(decision 0014), projected to the hidden size, one transformer block, a final norm; the trunk's own
-head reads the result. Left out: chaining layer k on layer k - 1's output; the paper's layers are
-parallel (decision 0015).
+(decision 0014), projected to the hidden size, one transformer block; after a final norm, which
+`MiMo.draft_normed` applies, the trunk's own head reads the result. The layer reads whatever hidden state it is given:
+the trunk's (parallel layers, as in the paper, decision 0015) or the layer's before it (chained, decision 0036).
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ class MTPLayer(nn.Module):
         rope: tuple[Tensor, Tensor],
         attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
     ) -> Tensor:
-        """(B, T, D): the normed state that the trunk's head turns into draft logits."""
+        """(B, T, D): the block's output, before `final_layernorm`."""
         joined = torch.cat((self.hidden_layernorm(hidden_BTD), self.token_layernorm(ahead_BTD)), dim=-1)
         x_BTD = self.input_proj(joined)
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rope, self.layer, attend)
-        x_BTD = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
-        return self.final_layernorm(x_BTD)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))

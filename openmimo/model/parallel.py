@@ -38,8 +38,9 @@ def shard(model: MiMo, mesh: DeviceMesh, *, param_dtype: torch.dtype | None = No
     policy = MixedPrecisionPolicy(
         param_dtype=param_dtype, reduce_dtype=torch.float32 if param_dtype else None, cast_forward_inputs=False
     )
-    units = [*model.model.layers, *(model.model.mtp_layers if model.config.num_nextn_predict_layers else ())]
-    for unit in (*units, model):
+    mtp_layers = [*model.model.mtp_layers] if model.config.num_nextn_predict_layers else []
+    final_norms = [layer.final_layernorm for layer in mtp_layers]  # read outside of their layer's forward
+    for unit in (*model.model.layers, *final_norms, *mtp_layers, model):
         sharded = fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=unit is not model)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum

@@ -3,7 +3,8 @@
 Shapes: R = rows, T = positions, D = hidden size, V = vocabulary, N = R * T, K = MTP layers.
 
 Convention: a Batch's weight at [r, t] speaks of token t as a target. MTP layer k (from 0) reads h_t and the embedding
-of x_(t+1+k) and predicts x_(t+2+k); slots whose ahead token or target lies beyond the document's border do not count.
+of x_(t+1+k) and predicts x_(t+2+k); chained layers k > 0 read layer k - 1's output in place of h_t. Slots whose ahead
+token or target lies beyond the document's border do not count.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def next_token_loss(*, mtp_weight: float, chunk_tokens: int = 8192) -> Loss:
                 ahead_ids, _ = targets_ahead(batch, 1 + k)
                 draft_RTD = model.draft_hidden(k, hidden_RTD, ahead_ids, batch.positions, attend)
                 targets, weights = targets_ahead(batch, 2 + k)
-                draft = cross_entropy_sum(draft_RTD, model.lm_head.weight, targets, weights, chunk_tokens)
+                normed_RTD = model.draft_normed(k, draft_RTD)
+                draft = cross_entropy_sum(normed_RTD, model.lm_head.weight, targets, weights, chunk_tokens)
+                if model.config.mtp_chained:
+                    hidden_RTD = draft_RTD
                 total = total + mtp_weight / layers * draft
                 metrics["mtp"] = metrics["mtp"] + draft.detach() / layers
         return total, metrics

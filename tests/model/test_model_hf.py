@@ -139,6 +139,17 @@ def test_the_rope_base_of_stage_3_survives(tmp_path: Path) -> None:
         assert again.rope_theta == again.config.rope_theta == 640_000.0
 
 
+def test_chained_layers_stand_in_config_json_only_where_they_are_chained(tmp_path: Path) -> None:
+    chained = MiMoConfig(**{**vars(SMALL), "mtp_chained": True, "num_nextn_predict_layers": 2})
+    for config, written in ((SMALL, False), (chained, True)):
+        folder = save_folder(model_of(config), tmp_path / str(written))
+        assert ("mtp_chained" in json.loads((folder / "config.json").read_text())) is written
+        assert load_folder(folder).config.mtp_chained is written
+    plain = save_folder(model_of(chained), tmp_path / "q", format="qwen2")
+    assert "mtp_chained" not in json.loads((plain / "config.json").read_text())
+    assert load_config(plain).mtp_chained is False
+
+
 def test_saving_replaces_an_older_folder(tmp_path: Path) -> None:
     save_folder(model_of(seed=1), tmp_path / "m", max_shard_bytes=9_000)
     new = model_of(seed=2)

@@ -68,6 +68,16 @@ def slow_trunk(w: dict[str, Tensor], ids: Tensor, theta: float) -> Tensor:
     return x
 
 
+def slow_mtp(w: dict[str, Tensor], k: int, hidden: Tensor, ids: Tensor) -> Tensor:
+    """MTP layer k (from 0) on hidden states (T, D): slot t reads token t + 1 + k; the block's output, not normed."""
+    prefix = f"model.mtp_layers.{k}."
+    e = w["model.embed_tokens.weight"][ids[1 + k :]]
+    joined = torch.cat(
+        [norm(hidden, w[prefix + "hidden_layernorm.weight"]), norm(e, w[prefix + "token_layernorm.weight"])], -1
+    )
+    return slow_block(w, prefix, joined @ w[prefix + "input_proj.weight"].T, 1e4)
+
+
 @pytest.mark.parametrize("theta", [1e4, 640_000.0])
 def test_the_trunk_equals_the_equations_written_out(theta: float) -> None:
     model = model_of()
@@ -87,18 +97,34 @@ def test_an_mtp_layer_equals_the_equations_written_out(k: int, which: str) -> No
     ids = torch.randint(0, 40, (10,), generator=torch.Generator().manual_seed(3))
     slots = 10 - 1 - k  # slot t reads token t + 1 + k
     hidden = slow_trunk(w, ids, 1e4)[:slots]
-    prefix = f"model.mtp_layers.{k}."
     h = norm(hidden, w["model.norm.weight"]) if which == "normed" else hidden
-    e = w["model.embed_tokens.weight"][ids[1 + k :]]
-    joined = torch.cat(
-        [norm(h, w[prefix + "hidden_layernorm.weight"]), norm(e, w[prefix + "token_layernorm.weight"])], -1
-    )
-    x = slow_block(w, prefix, joined @ w[prefix + "input_proj.weight"].T, 1e4)
-    expected = norm(x, w[prefix + "final_layernorm.weight"])
+    expected = slow_mtp(w, k, h, ids)
     with torch.no_grad():
         attend = packed_attention(torch.zeros(1, slots, dtype=torch.long))
         got = model.draft_hidden(k, hidden[None], ids[None, 1 + k :], torch.arange(slots)[None], attend)[0]
-    assert torch.allclose(got, expected, atol=2e-5)
+        assert torch.allclose(got, expected, atol=2e-5)
+        normed = norm(expected, w[f"model.mtp_layers.{k}.final_layernorm.weight"])
+        assert torch.allclose(model.draft_normed(k, got), normed, atol=2e-5)
+
+
+@pytest.mark.parametrize("which", ["pre_norm", "normed"])
+def test_a_chained_mtp_layer_reads_the_output_of_the_one_before_in_place_of_the_trunks(which: str) -> None:
+    """Pre-norm layers read the block's output, normed ones what the layer's final norm makes of it."""
+    changed = {**vars(CONFIG), "mtp_hidden": which, "mtp_chained": True, "num_nextn_predict_layers": 3}
+    model = model_of(MiMoConfig(**changed))
+    w = model.state_dict()
+    ids = torch.randint(0, 40, (10,), generator=torch.Generator().manual_seed(3))
+    expected = slow_trunk(w, ids, 1e4)
+    given = expected
+    for k in range(3):
+        slots = 10 - 1 - k
+        given, before = given[None, :slots], expected[:slots]
+        weight = w["model.norm.weight"] if k == 0 else w[f"model.mtp_layers.{k - 1}.final_layernorm.weight"]
+        expected = slow_mtp(w, k, norm(before, weight) if which == "normed" else before, ids)
+        with torch.no_grad():
+            attend = packed_attention(torch.zeros(1, slots, dtype=torch.long))
+            given = model.draft_hidden(k, given, ids[None, 1 + k :], torch.arange(slots)[None], attend)[0]
+        assert torch.allclose(given, expected, atol=5e-5), k
 
 
 def test_mtp_tensors_have_the_released_names() -> None:
@@ -142,3 +168,5 @@ def test_heads_that_cannot_be_grouped_are_refused() -> None:
         MiMoConfig(num_attention_heads=4, num_key_value_heads=3)
     with pytest.raises(ValueError, match="mtp_hidden is pre_norm or normed, got 'post'"):
         MiMoConfig(mtp_hidden="post")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="mtp_chained is true or false, got 'yes'"):
+        MiMoConfig(mtp_chained="yes")  # type: ignore[arg-type]

@@ -17,10 +17,11 @@ from openmimo.train.step import on_device
 CPU = torch.device("cpu")
 
 
-def tiny_model(mtp_layers: int = 1, seed: int = 0) -> MiMo:
+def tiny_model(mtp_layers: int = 1, seed: int = 0, chained: bool = False) -> MiMo:
     config = MiMoConfig(
         vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=4, rope_theta=1e4, num_nextn_predict_layers=mtp_layers, initializer_range=0.3,
+        mtp_chained=chained,
     )  # fmt: skip
     return MiMo(config).init_weights(torch.Generator().manual_seed(seed))
 
@@ -64,6 +65,7 @@ def slow_loss(model: MiMo, documents: list[list[int]], mtp_weight: float) -> flo
         attend = packed_attention(torch.zeros_like(tokens))
         hidden = model(tokens, positions, attend)
         logs = F.log_softmax(model.logits(hidden)[0], -1)
+        read = hidden
         total -= sum(float(logs[t, ids[t + 1]]) for t in range(len(ids) - 1))
         for k in range(layers):
             usable = len(ids) - 2 - k
@@ -71,16 +73,17 @@ def slow_loss(model: MiMo, documents: list[list[int]], mtp_weight: float) -> flo
                 continue
             ahead = torch.tensor([ids[1 + k : 1 + k + usable]])
             draft = model.draft_hidden(
-                k, hidden[:, :usable], ahead, positions[:, :usable], packed_attention(torch.zeros(1, usable).long())
+                k, read[:, :usable], ahead, positions[:, :usable], packed_attention(torch.zeros(1, usable).long())
             )
-            logs = F.log_softmax(model.lm_head(draft)[0], -1)
+            logs = F.log_softmax(model.lm_head(model.draft_normed(k, draft))[0], -1)
+            read = draft if model.config.mtp_chained else read
             total -= mtp_weight / layers * sum(float(logs[t, ids[t + 2 + k]]) for t in range(usable))
     return total
 
 
-@pytest.mark.parametrize("mtp_layers", [1, 3])
-def test_the_packed_loss_equals_every_document_alone(mtp_layers: int) -> None:
-    model = tiny_model(mtp_layers)
+@pytest.mark.parametrize(("mtp_layers", "chained"), [(1, False), (3, False), (3, True)])
+def test_the_packed_loss_equals_every_document_alone(mtp_layers: int, chained: bool) -> None:
+    model = tiny_model(mtp_layers, chained=chained)
     rng = np.random.default_rng(1)
     for _ in range(4):
         documents = [rng.integers(0, 40, rng.integers(1, 14)).tolist() for _ in range(7)]
