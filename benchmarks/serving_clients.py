@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_folder(Path(folder) / "small")
         options = ("--max-batch-size", "16", "--max-waiting", "64", "--max-model-len", "256")
-        with serving(Path(folder) / "small", *options) as (url, process):
+        with serving(Path(folder) / "small", *options) as (url, process, _):
             figures = measure(url, STORM_S, num_clients=NUM_CLIENTS, seed=0)
             process.send_signal(signal.SIGTERM)
             figures["exit_status"] = process.wait(60)
@@ -88,8 +88,8 @@ def make_folder(folder: Path, *, num_mtp_layers: int = 2) -> Path:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A ready `openmimo serve` process and its address."""
+def serving(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str], list[str]]]:
+    """A ready `openmimo serve` process: its address, itself, and the lines it has said."""
     command = [sys.executable, "-m", "openmimo", "serve", str(folder), "--port", "0", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
@@ -100,7 +100,7 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen
             lines.append(process.stderr.readline())
             assert lines[-1], f"the server ended: {lines}"
         wait_ready(found[0])
-        yield found[0], process
+        yield found[0], process, lines
     finally:
         process.kill()
         process.wait()

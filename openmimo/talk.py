@@ -11,7 +11,7 @@ from typing import Any
 from openmimo.config import nearest
 from openmimo.data.chat import Chat, Message
 from openmimo.engine.engine import Engine, EngineConfig
-from openmimo.engine.seeds import choice_seed
+from openmimo.engine.sample import choice_seed
 from openmimo.model.config import MiMoConfig
 from openmimo.model.hf import load_config, load_folder
 from openmimo.types import Request, Sampling
@@ -60,9 +60,10 @@ def open_engine(
         max_batch_size=max_batch_size,
         cache_bytes=2 * 2**30,  # room for a longest sequence of MiMo-7B and a few more
         num_draft_layers=num_drafts,
+        adapt_drafts=speculate == "auto",
         num_token_ids=min(chat.tokenizer.get_vocab_size(), config.vocab_size),
     )
-    return Engine(model, engine_config), chat
+    return Engine(model, engine_config, decode=chat.decode), chat
 
 
 def _num_drafts(speculate: str, config: MiMoConfig, folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""A small engine behind real HTTP, with a byte-level chat format small enough to see through; for the server's tests."""
+"""A small engine behind real HTTP, for the tests of the server; a chat format of bytes, small enough to see through."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ CHAT: Any = ByteChat()
 def make_engine(**config: Any) -> Engine:
     """A small random model; the same weights every time."""
     sizes = EngineConfig(max_batch_size=16, max_model_len=128, num_token_ids=257)
-    return Engine(MiMo(TINY).init_weights(torch.Generator().manual_seed(0)), replace(sizes, **config))
+    return Engine(
+        MiMo(TINY).init_weights(torch.Generator().manual_seed(0)), replace(sizes, **config), decode=CHAT.decode
+    )
 
 
 class Served:

@@ -138,7 +138,9 @@ def ask(page: Browser, text: str, **settings: Any) -> None:
 
 
 def finished(page: Browser, turns: int = 1) -> None:
-    page.until(f"document.querySelectorAll('.turn.assistant').length === {turns} && !document.querySelector('#send').hidden")
+    page.until(
+        f"document.querySelectorAll('.turn.assistant').length === {turns} && !document.querySelector('#send').hidden"
+    )
 
 
 def test_an_answer_streams_in_and_is_the_servers_text_with_its_speed_and_acceptance(
@@ -177,7 +179,11 @@ def test_reasoning_is_folded_and_can_be_opened(page: Browser) -> None:
           }
         })()"""
     )
-    assert page.value("steps") == [["Reasoning…", False, ""], ["Reasoning…", False, ""], ["Reasoning", False, "It is 4."]]
+    assert page.value("steps") == [
+        ["Reasoning…", False, ""],
+        ["Reasoning…", False, ""],
+        ["Reasoning", False, "It is 4."],
+    ]
     assert page.value("document.querySelector('.reasoning > .text').textContent") == "2 and 2 <b>", "never as HTML"
     page.value("document.querySelector('.reasoning summary').focus()")
     page.press("Enter", 13, "\r")

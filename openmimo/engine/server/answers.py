@@ -80,7 +80,7 @@ class Answer:
         while left:
             for number, (rollout, finished) in (await call.news()).items():
                 if number not in left:
-                    continue  # made before the engine learnt of the stop text
+                    continue
                 stream = self.streams[number]
                 text, stopped = stream.push(rollout.token_ids[len(stream.offsets) :], finished)
                 if stopped or finished:
@@ -196,7 +196,7 @@ class Answer:
 
     def _name(self, token_id: int) -> str:
         """A token's text; of one that is no whole characters its bytes, so that names differ where tokens do."""
-        data = self.chat.token_bytes(token_id)
+        data = self.chat.token_bytes(token_id) or f"<unknown {token_id}>".encode()
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -31,7 +30,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from openmimo.engine.engine import Engine
-from openmimo.engine.seeds import choice_seed
+from openmimo.engine.sample import choice_seed
 from openmimo.engine.server.answers import Answer, Prompt
 from openmimo.engine.server.bodies import MAX_CHOICES, Body, ChatBody, CompletionBody, parse
 from openmimo.engine.server.errors import ErrorBody, Refusal
@@ -151,7 +150,7 @@ def create_app(
     async def _respond(body: Body, prompts: list[Prompt], max_tokens: int, http: HttpRequest) -> Response:
         requests = _requests(body, prompts, max_tokens, chat, engine)
         answer = Answer(body, prompts, chat, model_name)
-        call = worker.open(requests, partials=bool(body.stream or body.stops))
+        call = worker.open(requests, partials=bool(body.stream))
         try:
             await call.wait_accepted()
             if not body.stream:
@@ -267,18 +266,14 @@ def _requests(body: Body, prompts: list[Prompt], max_tokens: int, chat: Chat, en
         min_p=body.min_p or 0.0,
         stop_token_ids=(*chat.stop_token_ids, *(body.stop_token_ids or ())),
         stop=body.stops,
-        top_logprobs=body.num_top_logprobs or 0,
+        top_logprobs=min(body.num_top_logprobs or 0, engine.model.config.vocab_size),
         prompt_logprobs=echoes or max_tokens == 0,
     )
     return [
-        Request(prompt.token_ids, replace(sampling, seed=_seed(body.seed, choice)))
+        Request(prompt.token_ids, replace(sampling, seed=choice_seed(body.seed, choice)))
         for prompt in prompts
         for choice in range(body.num_choices)
     ]
-
-
-def _seed(seed: int | None, choice: int) -> int | None:
-    return secrets.randbits(62) if seed is None else choice_seed(seed, choice)
 
 
 def _check_model(name: str | None, model_name: str) -> None:

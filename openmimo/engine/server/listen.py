@@ -7,6 +7,7 @@ status 0. A second signal ends it at once, with status 128 + signal.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -64,6 +65,7 @@ def listen(app: FastAPI, *, host: str, port: int, api_key: str = "") -> None:
         say(f"warning: {host} is reachable by others and no API key is set: give --api-key-file or {KEY_VARIABLE}")
     name = f"[{host}]" if ":" in host else host
     say(f"listening on http://{name}:{listener.getsockname()[1]}")
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every write to a client that has hung up
     config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=30, ws="none", server_header=False)
     _Server(config, app.state.worker).run(sockets=[listener])
 
