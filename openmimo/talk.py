@@ -46,12 +46,12 @@ def open_engine(
         raise ValueError(
             f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; the nearest is {nearest(dtype, DTYPES)!r}"
         )
+    chat = Chat.load(folder)
     config = load_config(folder)
     num_drafts = _num_drafts(speculate, config, folder)
     longest = config.max_position_embeddings
     if max_model_len is not None and not 2 <= max_model_len <= longest:
         raise ValueError(f"--max-model-len must be 2 to {longest}, the model's own, got {max_model_len}")
-    chat = Chat.load(folder)
     model = load_folder(folder, dtype=None if dtype == "auto" else getattr(torch, dtype))
     if torch.cuda.is_available():
         model = model.to("cuda")

@@ -45,6 +45,7 @@ GREEDY_BELOW = 1e-3
 """A temperature this low is greedy decoding but for ties, and would overflow float32."""
 DEFAULT_MAX_TOKENS = 16
 """Of /v1/completions, as OpenAI has it; a chat may fill the context."""
+_STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # a proxy must not collect the pieces
 PAGE = Path(__file__).with_name("page.html")
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
@@ -171,7 +172,7 @@ class EventStream(StreamingResponse):
     """Server-sent events; whatever ends them, a client that hung up too, closes their call."""
 
     def __init__(self, events: AsyncIterator[str], close: Callable[[], None]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        super().__init__(events, media_type="text/event-stream", headers=_STREAM_HEADERS)
         self._close = close
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
