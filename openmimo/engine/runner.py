@@ -45,7 +45,7 @@ class Runner:
         max_model_len: int,
         num_draft_layers: int,
         batch_invariant: bool | None = None,
-        attention: Literal["gather", "flex"] = "gather",
+        backend: Literal["auto", "torch", "flex"] = "auto",
     ) -> None:
         config, weight = model.config, model.lm_head.weight
         self.model = model
@@ -60,9 +60,9 @@ class Runner:
         }
         on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
         self.forward: Forward
-        if attention == "flex":
+        if backend == "flex":
             self.forward = FlexForward(model, **sizes, compiled=weight.device.type == "cuda")
-        elif on_cpu and batch_invariant is not False and kernels():
+        elif on_cpu and backend == "auto" and kernels():
             self.forward = CpuForward(model, **sizes)
         else:
             self.forward = TorchForward(

@@ -64,9 +64,7 @@ def dense(model: MiMo, ids: tuple[int, ...]) -> tuple[torch.Tensor, list[torch.T
 
 
 @pytest.mark.parametrize("chained", [False, True])
-@pytest.mark.parametrize(
-    "change", [{}, {"prefill_chunk": 7}, {"max_batch_size": 2}, {"batch_invariant": False}], ids=str
-)
+@pytest.mark.parametrize("change", [{}, {"prefill_chunk": 7}, {"max_batch_size": 2}, {"backend": "torch"}], ids=str)
 def test_scores_are_the_teacher_forced_log_probabilities_of_trunk_and_mtp_layers(
     chained: bool, change: dict[str, object]
 ) -> None:
@@ -194,7 +192,7 @@ def test_twenty_arrival_orders_with_aborts_around_them_change_no_bit(model: MiMo
 
 
 @pytest.mark.parametrize(
-    "change", [{"batch_invariant": False}, {"batch_invariant": True}, {"attention": "flex"}], ids=str
+    "change", [{"backend": "torch"}, {"backend": "torch", "batch_invariant": False}, {"backend": "flex"}], ids=str
 )
 def test_pytorch_alone_decodes_the_same_tokens_with_and_without_drafts(model: MiMo, change: dict) -> None:
     sizes = replace(SIZES, **change)
@@ -222,7 +220,7 @@ def test_a_gpu_decodes_the_same_tokens_by_graphs(model: MiMo) -> None:
     asked = [Request(ids, Sampling(20, seed=n)) for n, ids in enumerate(texts(6, 60))]
     expected = Engine(model, SIZES).generate(asked)
     for drafts in (0, 3):
-        sizes = replace(SIZES, attention="flex", block_size=128, num_draft_layers=drafts)
+        sizes = replace(SIZES, backend="flex", block_size=128, num_draft_layers=drafts)
         found = Engine(made().cuda(), sizes).generate(asked)
         assert [r.token_ids for r in found] == [r.token_ids for r in expected]
 
