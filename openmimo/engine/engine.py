@@ -58,9 +58,9 @@ class EngineConfig:
     """Whether tokens must not depend on the batch. None: on a CPU in float32 yes, elsewhere no. The compiled kernels
     always see to it, at no cost; PyTorch computes in tiles of one shape for it."""
     backend: Literal["auto", "torch", "flex"] = "auto"
-    """What computes: `auto` takes the compiled kernels on a CPU in float32 and PyTorch elsewhere; `torch` is PyTorch over
-    gathered blocks, anywhere; `flex` reads blocks where they lie and replays CUDA graphs, for GPUs (block_size 128
-    suits them; not yet run on one)."""
+    """What computes: `auto` takes the compiled kernels on a CPU in float32 and PyTorch elsewhere; `torch` is PyTorch
+    over gathered blocks, anywhere; `flex` reads blocks where they lie and replays CUDA graphs, for GPUs (block_size
+    128 suits them; not yet run on one)."""
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "max_model_len", "block_size", "prefill_chunk"):
