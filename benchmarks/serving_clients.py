@@ -44,7 +44,7 @@ TEXT = (
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_folder(Path(folder) / "small")
-        options = ("--max-batch-size", "16", "--max-waiting", "64", "--max-model-len", "256")
+        options = ("--max-batch-size", "16", "--max-waiting", "64", "--max-model-len", "256", "--speculate", "2")
         with serving(Path(folder) / "small", *options) as (url, process, _):
             figures = measure(url, STORM_S, num_clients=NUM_CLIENTS, seed=0)
             process.send_signal(signal.SIGTERM)

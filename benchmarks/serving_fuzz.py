@@ -3,10 +3,10 @@
     python benchmarks/serving_fuzz.py [benchmarks/results/serving_fuzz.json]
 
 schemathesis reads the server's OpenAPI description and makes 500 bodies for each of the two generating endpoints that
-fit it, and 500 that do not; 1,000 more are bodies of ours, bent: fields replaced by hostile values, bytes flipped, cut
-short. All go to a real `openmimo serve` process. Every answer must be one that the description announces, every refusal
-must be OpenAI's error object with one line, every body that does not fit must be refused; the server must be
-ready afterwards, with nothing running and every cache block free.
+fit it, and 500 that do not; 1,000 more are bodies of ours: fields at the ends of what is allowed, fields replaced by
+hostile values, bytes flipped, cut short. All go to a real `openmimo serve` process. Every answer must be one that the
+description announces, every refusal OpenAI's error object with one line, every body that does not fit must be refused;
+the server must be ready afterwards, with nothing running and every cache block free.
 """
 
 from __future__ import annotations
@@ -32,6 +32,20 @@ VALUES: tuple[Any, ...] = (
     {"a": {}}, {"type": "text"},
     [{"role": "user", "content": "x"}], [{"role": "user", "content": [{"type": "text", "text": "<|im_end|>"}]}],
 )  # fmt: skip
+GOOD: dict[str, tuple[Any, ...]] = {
+    "temperature": (0, 1e-320, 1e-3, 0.00101, 1, 100),
+    "top_p": (1, 0.5, 1e-12, 5e-324, 0.9999999999999999),
+    "top_k": (-1, 0, 1, 2**31, 2**62),
+    "min_p": (0, 1, 1e-30, 5e-324),
+    "n": (1, 3, 16),
+    "seed": (None, -(2**63), 2**63 - 1),
+    "stop": (None, "e", ["\u0000", "\ufffd", " "], ["x" * 1000]),
+    "stop_token_ids": ([], [0, 299, 2**62]),
+    "max_tokens": (1, 7, 10**6, 2**62),
+    "stream": (True, False),
+    "stream_options": (None, {"include_usage": True}),
+}
+"""The ends of what is allowed."""
 FIELDS = (
     "model prompt messages max_tokens max_completion_tokens temperature top_p top_k min_p n seed stop stop_token_ids "
     "stream stream_options logprobs top_logprobs echo best_of suffix user logit_bias response_format tools unknown"
@@ -131,7 +145,9 @@ def _bent(rng: random.Random) -> tuple[str, bytes]:
         body |= {"prompt": "the fox", "logprobs": 2, "echo": True}
     else:
         body |= {"messages": [{"role": "user", "content": "the fox"}], "logprobs": True, "top_logprobs": 2}
-    for _ in range(rng.choice((1, 1, 2, 3))):
+    for name in rng.sample(sorted(GOOD), rng.randrange(len(GOOD))):
+        body[name] = rng.choice(GOOD[name])
+    for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
         body[rng.choice(FIELDS)] = copy.deepcopy(rng.choice(VALUES))
     if path == PATHS[1] and rng.random() < 0.2 and isinstance(body["messages"], list):
         body["messages"].append(rng.choice(VALUES))

@@ -277,6 +277,30 @@ def chat(
 
 
 @app.command()
+def score(
+    folder: Folder,
+    ids: Annotated[str, typer.Option("--ids", help='token ids: "5 17 3"')] = "",
+    text: Annotated[str, typer.Option("--text", help="text instead of ids, by the folder's tokenizer")] = "",
+    json: Json = False,
+) -> None:
+    """Natural log-probability of every token given those before it, under the raw model and its MTP layers.
+
+    mtp_logprobs[k-1][j] is what MTP layer k gives token j; null for j <= k.
+
+    Example: openmimo score runs/tiny/models/sft --ids "5 17 3" --json
+    """
+    from openmimo.talk import score as scores
+
+    found = scores(folder, ids=ids, text=text)
+    if json:
+        _line(found)
+        return
+    for n, token in enumerate(found["ids"]):
+        columns = [found["logprobs"], *found["mtp_logprobs"]]
+        print(f"{token:>8}" + "".join(f"{'-':>10}" if c[n] is None else f"{c[n]:10.4f}" for c in columns))
+
+
+@app.command()
 def serve(
     folder: Folder,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
@@ -584,27 +608,29 @@ def _judged(rows: Any, total: int, as_json: bool) -> None:
     """Print judged rows as they come; a reader that goes away ends the judging."""
     import os
     from collections import Counter
+    from contextlib import closing
 
     from openmimo.judge.command import HEAD, line, summary
 
     statuses: Counter[str] = Counter()
-    try:
-        if as_json:
-            for row in rows:
-                print(json.dumps(row), flush=True)
-            return
-        from openmimo.log import progress
+    with closing(rows):  # an interrupt may come between two rows: the judge's threads must end before the interpreter
+        try:
+            if as_json:
+                for row in rows:
+                    print(json.dumps(row), flush=True)
+                return
+            from openmimo.log import progress
 
-        for number, row in enumerate(progress(rows, "judge", total, unit="solutions") if total > 1 else rows):
-            if number == 0:
-                print(HEAD)
-            print(line(row), flush=True)
-            statuses[row["status"]] += 1
-        print(summary(statuses))
-    except BrokenPipeError:
-        rows.close()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left unprinted has nowhere to go
-        sys.exit(1)
+            for number, row in enumerate(progress(rows, "judge", total, unit="solutions") if total > 1 else rows):
+                if number == 0:
+                    print(HEAD)
+                print(line(row), flush=True)
+                statuses[row["status"]] += 1
+            print(summary(statuses))
+        except BrokenPipeError:
+            rows.close()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left unprinted has nowhere to go
+            sys.exit(1)
 
 
 def _exist(paths: list[Path]) -> None:
@@ -623,6 +649,10 @@ def _tell(found: dict[str, Any], as_json: bool) -> None:
 
 def _print(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _line(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
 
 
 def _one_line(message: str) -> str:

@@ -40,7 +40,8 @@ class DraftCosts:
 
     def seconds(self, num_sequences: int, num_drafts: int) -> float:
         """Expected time of a step in which so many sequences decode."""
-        return self._trunk.at(num_sequences * (1 + num_drafts)) + num_drafts * self._draft.at(num_sequences)
+        trunk = self._trunk.at(num_sequences * (1 + num_drafts))
+        return trunk + num_drafts * self._draft.at(num_sequences) if num_drafts else trunk
 
     def best(self, num_sequences: int, acceptance: Sequence[float]) -> int:
         """Drafts a sequence that yield the most tokens a second.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,13 +23,10 @@ from openmimo.engine.sample import Drawn, Draws, check_sampling, likeliest, raw_
 from openmimo.engine.scheduler import Plan, Scheduler, Work
 from openmimo.engine.sequence import Alternatives
 from openmimo.engine.sequence import Sequence as Live
-from openmimo.engine.speculate import Acceptance, by_rejection, draft, reject, verify
+from openmimo.engine.speculate import SCORED_ROWS, Acceptance, by_rejection, draft, reject, verify
 from openmimo.engine.sync import load_weights
 from openmimo.model.mimo import MiMo
 from openmimo.types import Request, Rollout, Sampling
-
-_SCORED_ROWS = 256
-"""Prompt positions whose logits exist at one time."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +55,21 @@ class EngineConfig:
     share_prefixes: bool = True
     """Whether sequences share the cache blocks of equal prefixes."""
     batch_invariant: bool | None = None
-    """Whether tokens must not depend on the batch. None: on the CPU in float32 yes, where it costs nothing, elsewhere
-    no; True elsewhere computes in tiles of one shape, False on the CPU uses PyTorch's matrix products."""
+    """Whether tokens must not depend on the batch. None: on a CPU in float32 yes, elsewhere no. The compiled kernels
+    always see to it, at no cost; PyTorch computes in tiles of one shape for it."""
+    backend: Literal["auto", "torch", "flex"] = "auto"
+    """What computes: `auto` takes the compiled kernels on a CPU in float32 and PyTorch elsewhere; `torch` is PyTorch
+    over gathered blocks, anywhere; `flex` reads blocks where they lie and replays CUDA graphs, for GPUs (block_size
+    128 suits them; not yet run on one)."""
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "max_model_len", "block_size", "prefill_chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.backend not in ("auto", "torch", "flex"):
+            raise ValueError(f"backend is auto, torch or flex, got {self.backend!r}")
+        if self.backend == "flex" and self.batch_invariant:
+            raise ValueError("backend flex cannot be batch_invariant; torch can")
         if self.block_size % 16:
             raise ValueError(f"block_size must be a multiple of 16, got {self.block_size}")
 
@@ -129,6 +135,7 @@ class Engine:
             max_model_len=config.max_model_len,
             num_draft_layers=config.num_draft_layers,
             batch_invariant=config.batch_invariant,
+            backend=config.backend,
         )
         self.costs: DraftCosts | None = None
         if config.adapt_drafts and config.num_draft_layers:
@@ -231,17 +238,22 @@ class Engine:
             raise
         return [done[handle] for handle in handles]
 
-    def score(self, token_ids: Sequence[Sequence[int]]) -> list[tuple[float | None, ...]]:
-        """Log-probability of every token given those before it, under the raw model, in nats; None for the first.
+    def score(self, token_ids: Sequence[Sequence[int]], *, drafts: bool = False) -> list[Rollout]:
+        """Log-probability of every token given those before it, under the raw model, in nats.
 
         Batched: what tagging, perplexity and multiple choice read.
+
+        Args:
+            drafts: also what each of the engine's MTP layers gives it.
+
+        Returns:
+            Rollouts without a response, in order: `prompt_logprobs` and `prompt_draft_logprobs` carry the figures.
 
         Raises:
             ValueError: as `generate`; a text may fill max_model_len.
         """
-        sampling = Sampling(0, temperature=0.0, prompt_logprobs=True)
-        rollouts = self.generate([Request(tuple(ids), sampling) for ids in token_ids])
-        return [rollout.prompt_logprobs for rollout in rollouts]
+        sampling = Sampling(0, temperature=0.0, prompt_logprobs=True, draft_logprobs=drafts)
+        return self.generate([Request(tuple(ids), sampling) for ids in token_ids])
 
     def update_weights(self, state_dict: Mapping[str, Tensor], version: int, *, recompute_active: bool = False) -> None:
         """New weights, trunk and MTP, under a new policy version; cached prefixes of the old ones are dropped.
@@ -333,8 +345,8 @@ class Engine:
         stop = min(work.start + work.num_tokens, sequence.num_prompt - 1)
         count = sequence.request.sampling.top_logprobs
         hidden_ND = hidden_ND.clone()  # the next pass overwrites it
-        for start in range(work.start, stop, _SCORED_ROWS):
-            end = min(start + _SCORED_ROWS, stop)
+        for start in range(work.start, stop, SCORED_ROWS):
+            end = min(start + SCORED_ROWS, stop)
             ids = sequence.token_ids[start + 1 : end + 1]
             at = start - work.start
             logits_MV = self.runner.logits(hidden_ND, list(range(at, at + len(ids))))

@@ -10,12 +10,14 @@ Shapes: N = rows, M = rows with logits, D = hidden size, V = vocabulary.
 from __future__ import annotations
 
 import time
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from openmimo.engine.cpu import CpuForward, kernels
+from openmimo.engine.flex import FlexForward
 from openmimo.engine.forward import Forward, Rows, TorchForward
 from openmimo.engine.scheduler import Work
 from openmimo.engine.sequence import Sequence
@@ -43,33 +45,33 @@ class Runner:
         max_model_len: int,
         num_draft_layers: int,
         batch_invariant: bool | None = None,
+        backend: Literal["auto", "torch", "flex"] = "auto",
     ) -> None:
         config, weight = model.config, model.lm_head.weight
         self.model = model
         self.block_size = block_size
         self.device = weight.device
         self.table_RJ = np.zeros((num_table_rows, -(-max_model_len // block_size)), dtype=np.int32)
-        num_layers = config.num_hidden_layers + num_draft_layers
+        sizes: dict[str, Any] = {
+            "num_layers": config.num_hidden_layers + num_draft_layers,
+            "num_blocks": num_blocks,
+            "table_RJ": self.table_RJ,
+            "block_size": block_size,
+        }
         on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
         self.forward: Forward
-        if on_cpu and batch_invariant is not False and kernels():
-            self.forward = CpuForward(
-                model, num_layers=num_layers, num_blocks=num_blocks, table_RJ=self.table_RJ, block_size=block_size
-            )
+        if backend == "flex":
+            self.forward = FlexForward(model, **sizes, compiled=weight.device.type == "cuda")
+        elif on_cpu and backend == "auto" and kernels():
+            self.forward = CpuForward(model, **sizes)
         else:
             self.forward = TorchForward(
-                model,
-                num_layers=num_layers,
-                num_blocks=num_blocks,
-                table_RJ=self.table_RJ,
-                block_size=block_size,
-                batch_invariant=on_cpu if batch_invariant is None else batch_invariant,
+                model, **sizes, batch_invariant=on_cpu if batch_invariant is None else batch_invariant
             )
         num_states = _num_states(config, num_draft_layers)
         self.states = torch.zeros(
             num_states, num_blocks * block_size, config.hidden_size, dtype=weight.dtype, device=self.device
         )
-        self._slots: dict[int, Tensor] = {}
 
     def trunk(self, works: list[Work]) -> Tensor:
         """(N, D) hidden states before the final norm, in the order of the works, drafts after known tokens."""
@@ -98,22 +100,12 @@ class Runner:
             self.states[0][self._tensor(rows.columns_5N[3])] = hidden_ND
         return hidden_ND
 
-    def logits(self, hidden_ND: Tensor, rows_M: list[int]) -> Tensor:
-        """(M, V) float32 next-token logits of some rows of `trunk`."""
-        return self.forward.logits(_rows(hidden_ND, rows_M))
-
-    def draft_logits(
-        self, k: int, works: list[tuple[Sequence, int, int]], ahead_ids: list[int], rows_M: list[int]
-    ) -> Tensor | None:
-        """Run MTP layer k (from 0) over slots start .. stop - 1 of each sequence.
+    def draft(self, k: int, works: list[tuple[Sequence, int, int]], ahead_ids: list[int]) -> Tensor:
+        """(N, D) output of MTP layer k (from 0), before its final norm, for slots start .. stop - 1 of each sequence.
 
         Args:
             works: sequence, start, stop.
             ahead_ids: for every slot i, in order, token i + 1 + k.
-            rows_M: the rows whose draft logits are wanted.
-
-        Returns:
-            (M, V) float32, or None when no rows were asked for.
         """
         positions: list[int] = []
         table_rows: list[int] = []
@@ -126,7 +118,13 @@ class Runner:
         draft_ND = self.forward.draft(k, self.states[k if chained else 0][slots_N], rows)
         if k + 1 < len(self.states):
             self.states[k + 1][slots_N] = draft_ND
-        return self.forward.logits(_rows(draft_ND, rows_M), k) if rows_M else None
+        return draft_ND
+
+    def logits(self, hidden_ND: Tensor, rows_M: list[int], k: int = -1) -> Tensor:
+        """(M, V) float32 logits of some rows of `trunk`, in order and each once, or of MTP layer k's `draft`."""
+        if len(rows_M) < hidden_ND.shape[0]:
+            hidden_ND = hidden_ND[torch.tensor(rows_M, device=self.device)]
+        return self.forward.logits(hidden_ND, k)
 
     def seconds(self, num_rows: int, num_sampled: int, layer: int = -1) -> float:
         """Least time of three for a pass of the trunk, or of MTP layer `layer`, over rows that leave no trace."""
@@ -158,12 +156,6 @@ class Runner:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
-
-
-def _rows(hidden_ND: Tensor, rows_M: list[int]) -> Tensor:
-    if len(rows_M) == hidden_ND.shape[0]:  # in order, each once: all of them
-        return hidden_ND
-    return hidden_ND[torch.tensor(rows_M, device=hidden_ND.device)]
 
 
 def _num_states(config: MiMoConfig, num_draft_layers: int) -> int:

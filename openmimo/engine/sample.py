@@ -192,7 +192,7 @@ def _scaled(logits_MV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
 
 
 def _least(logits_MV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """(M, 1) least scaled logit that top-k, then top-p of what is left, then min-p keep; values equal to it stay too."""
+    """(M, 1) least scaled logit that top-k, then top-p of what is left, and min-p keep; equal values stay too."""
     least_M1 = logits_MV.new_full((logits_MV.shape[0], 1), -math.inf)
     cut = [m for m, s in enumerate(samplings) if s.temperature and (s.top_k or s.top_p < 1.0)]
     faint = [m for m, s in enumerate(samplings) if s.temperature and s.min_p]

@@ -68,6 +68,8 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
         sequence.num_drafted = [0] * self.num_draft_layers
+        if sequence.request.sampling.draft_logprobs:
+            sequence.prompt_draft_logprobs = [[None] * sequence.num_prompt for _ in range(self.num_draft_layers)]
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:

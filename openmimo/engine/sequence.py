@@ -37,6 +37,8 @@ class Sequence:
     prompt_logprobs: list[float | None] = field(default_factory=list)
     """Of the prompt's tokens, None where not computed yet; empty unless asked for."""
     prompt_top_logprobs: list[Alternatives] = field(default_factory=list)
+    prompt_draft_logprobs: list[list[float | None]] = field(default_factory=list)
+    """For every MTP layer, of the prompt's tokens; empty unless asked for."""
     num_computed: int = 0
     """Positions whose trunk keys and values are in the cache; the last known token's never is."""
     blocks: list[int] = field(default_factory=list)
@@ -102,6 +104,7 @@ class Sequence:
             top_logprobs=tuple(self.top_logprobs),
             prompt_logprobs=tuple(self.prompt_logprobs),
             prompt_top_logprobs=tuple(self.prompt_top_logprobs) if self.request.sampling.top_logprobs else (),
+            prompt_draft_logprobs=tuple(map(tuple, self.prompt_draft_logprobs)),
         )
 
     def _stops(self) -> bool:

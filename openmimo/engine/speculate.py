@@ -12,7 +12,8 @@ Drafts are drawn with the same noise, which makes agreement likely (Gumbel-max c
 
 A request without a seed need not be reproducible, so its drafts are verified by rejection sampling: kept with
 probability min(1, p / q), else the token comes from the residual max(p - q, 0). That keeps 1 - d, the most possible,
-but tokens then depend on the drafter and on where a round of drafts begins. The distribution is the model's all the same.
+but tokens then depend on the drafter and on where a round of drafts begins. Their distribution is the model's all the
+same.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 _DRAFT_STREAM, _ACCEPT_STREAM = 0x6A09E667F3BCC908, 0xBB67AE8584CAA73B
 """Mixed into an unseeded request's own seed: drafts and acceptance have noise apart from the targets'."""
+
+
+SCORED_ROWS = 256
+"""Positions whose logits exist at one time when a prompt is scored."""
 
 
 @dataclass(slots=True)
@@ -151,20 +156,27 @@ def draft(
     """
     for sequence in sequences:
         sequence.draft_ids, sequence.draft_probabilities = [], []
-    for k in range(num_drafts):
+    most = max([num_drafts, *(len(sequence.prompt_draft_logprobs) for sequence in sequences)])
+    for k in range(most):
         works: list[tuple[Sequence, int, int]] = []
         ahead_ids: list[int] = []
         rows: list[int] = []
         drafting: list[Sequence] = []
+        scored: list[tuple[Sequence, int, int]] = []
         for sequence in sequences:
+            scores = k < len(sequence.prompt_draft_logprobs)
+            if not scores and (sequence.finish_reason or k >= num_drafts):
+                continue
             known = len(sequence.token_ids)
             start = _first_missing(sequence, k, pool)
             final = max(min(sequence.num_computed, known - 1 - k), start)
             stop = final
-            drafts = len(sequence.draft_ids) == k and k < _most_drafts(sequence, limit)
+            drafts = len(sequence.draft_ids) == k and k < min(num_drafts, _most_drafts(sequence, limit))
             if drafts:
                 stop = sequence.num_computed
                 drafting.append(sequence)
+            if scores and start + 2 + k < sequence.num_prompt:
+                scored.append((sequence, start, len(ahead_ids)))
             if stop > start:
                 works.append((sequence, start, stop))
                 ahead_ids += sequence.token_ids[start + 1 + k : stop + 1 + k]
@@ -176,17 +188,36 @@ def draft(
                 pool.set_drafted(block, k)
         if not works:
             continue
-        logits_MV = runner.draft_logits(k, works, ahead_ids, rows)
-        if logits_MV is not None:
-            samplings = [s.request.sampling for s in drafting]
-            seeds = [s.seed ^ _DRAFT_STREAM if by_rejection(s) else s.seed for s in drafting]
-            draws = Draws(samplings, seeds, [s.num_generated + k for s in drafting])
-            drawn = sample(logits_MV, draws, num_token_ids=num_token_ids)
-            for m, sequence in enumerate(drafting):
-                sequence.draft_ids.append(drawn.token_ids[m])
-                if by_rejection(sequence):
-                    q_MV = probabilities(logits_MV[m : m + 1], samplings[m : m + 1], num_token_ids)
-                    sequence.draft_probabilities.append(q_MV[0])
+        draft_ND = runner.draft(k, works, ahead_ids)
+        for sequence, start, row in scored:
+            _score(runner, k, sequence, start, draft_ND, row)
+        if rows:
+            _choose(drafting, runner.logits(draft_ND, rows, k), k, num_token_ids)
+
+
+def _choose(drafting: Many[Sequence], logits_MV: Tensor, k: int, num_token_ids: int) -> None:
+    """Draw layer k's draft of every sequence."""
+    samplings = [s.request.sampling for s in drafting]
+    seeds = [s.seed ^ _DRAFT_STREAM if by_rejection(s) else s.seed for s in drafting]
+    drawn = sample(
+        logits_MV, Draws(samplings, seeds, [s.num_generated + k for s in drafting]), num_token_ids=num_token_ids
+    )
+    for m, sequence in enumerate(drafting):
+        sequence.draft_ids.append(drawn.token_ids[m])
+        if by_rejection(sequence):
+            q_MV = probabilities(logits_MV[m : m + 1], samplings[m : m + 1], num_token_ids)
+            sequence.draft_probabilities.append(q_MV[0])
+
+
+def _score(runner: Runner, k: int, sequence: Sequence, start: int, draft_ND: Tensor, row: int) -> None:
+    """Layer k's log-probabilities of the prompt tokens that slots from `start` on predict: slot i token i + 2 + k."""
+    first, found = start + 2 + k, sequence.prompt_draft_logprobs[k]
+    last = min(first + draft_ND.shape[0] - row, sequence.num_drafted[k] + 2 + k, sequence.num_prompt)
+    draft_ND = draft_ND.clone()  # the next pass overwrites it
+    for at in range(first, last, SCORED_ROWS):
+        ids = sequence.token_ids[at : min(at + SCORED_ROWS, last)]
+        rows = list(range(row + at - first, row + at - first + len(ids)))
+        found[at : at + len(ids)] = raw_logprobs(runner.logits(draft_ND, rows, k), ids)
 
 
 def measure_acceptance(engine: Engine, requests: Many[Request], *, temperature: float = 0.0) -> dict[str, float]:

@@ -110,7 +110,7 @@ def test_a_bad_completion_gets_one_clear_line(server: Served, body: dict, messag
         ({"messages": HI, "tools": [{"type": "function"}]}, "tools must be empty: there are no tools"),
         ({"messages": HI, "response_format": {"type": "json_object"}}, "response_format.type must be 'text'"),
         ({"messages": HI, "store": True}, "store must be false: nothing is stored"),
-        ({"messages": HI, "metadata": {"a": 5}}, "metadata must be an object of texts"),
+        ({"messages": HI, "metadata": {"a": 5}}, "metadata must be an object of at most 16 texts"),
         ({"messages": HI, "reasoning_effort": "high"}, "reasoning_effort must be left out"),
         ({"messages": HI, "prompt": "x"}, "unknown field 'prompt'"),
     ],
@@ -139,6 +139,29 @@ def test_a_bad_chat_gets_one_clear_line(server: Served, body: dict, message: str
 def test_a_body_that_is_no_json_object_gets_one_clear_line(server: Served, data: bytes, message: str) -> None:
     answer = server.client.post(COMPLETIONS, content=data, headers={"Content-Type": "application/json"})
     assert message in refused(answer, 400)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": [-1] * 1000},
+        {"prompt": [[-1] * 100] * 100},
+        {"prompt": [None] * 1000},
+        {"prompt": "x", "stop": [5] * 1000},
+        {"prompt": "x", "stop_token_ids": [-1] * 1000},
+        {"messages": [{"role": "user", "content": [{}] * 1000}]},
+        {"messages": [{}] * 1000},
+    ],
+)
+def test_a_body_of_nothing_but_mistakes_is_given_up_at_the_first(body: dict) -> None:
+    with pytest.raises(ValidationError) as error:
+        (ChatBody if "messages" in body else CompletionBody).model_validate(body)
+    assert error.value.error_count() < 10
+
+
+def test_many_unknown_fields_are_given_up_at_the_first() -> None:
+    with pytest.raises(Refusal, match="unknown field 'f0'"):
+        parse(CompletionBody, json.dumps({"prompt": "x", **{f"f{n}": 1 for n in range(1000)}}).encode())
 
 
 def test_every_field_says_what_it_must_be() -> None:

@@ -15,7 +15,7 @@ import asyncio
 import hmac
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -132,7 +132,7 @@ def create_app(
     async def completions(http: HttpRequest) -> Response:
         """Go on with a text or token ids."""
         admit(http)
-        body = parse(CompletionBody, await _read(http, max_body_bytes))
+        body = await asyncio.to_thread(parse, CompletionBody, await _read(http, max_body_bytes))
         _check_model(body.model, model_name)
         prompts = await asyncio.to_thread(_prompts, body, chat)
         max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
@@ -142,7 +142,7 @@ def create_app(
     async def chat_completions(http: HttpRequest) -> Response:
         """Answer a conversation."""
         admit(http)
-        body = parse(ChatBody, await _read(http, max_body_bytes))
+        body = await asyncio.to_thread(parse, ChatBody, await _read(http, max_body_bytes))
         _check_model(body.model, model_name)
         prompt = await asyncio.to_thread(_render, body, chat)
         max_tokens = body.max_completion_tokens or body.max_tokens or engine.config.max_model_len
@@ -152,17 +152,12 @@ def create_app(
         requests = _requests(body, prompts, max_tokens, chat, engine)
         answer = Answer(body, prompts, chat, model_name)
         call = worker.open(requests, partials=bool(body.stream))
-        try:
+        with ExitStack() as stack:
+            stack.callback(worker.close, call)
             await call.wait_accepted()
-            if not body.stream:
-                return JSONResponse(await _unless_gone(http, answer.whole(call, worker)))
-        except BaseException:
-            worker.close(call)
-            raise
-        finally:
-            if not body.stream:
-                worker.close(call)
-        return EventStream(_events(answer.chunks(call, worker)), lambda: worker.close(call))
+            if body.stream:
+                return EventStream(_events(answer.chunks(call, worker)), stack.pop_all().close)
+            return JSONResponse(await _unless_gone(http, answer.whole(call, worker)))
 
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
@@ -185,9 +180,9 @@ class EventStream(StreamingResponse):
 async def _events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
     try:
         async for chunk in chunks:
-            yield f"data: {json.dumps(chunk, ensure_ascii=False, allow_nan=False)}\n\n"
+            yield f"data: {json.dumps(chunk, allow_nan=False)}\n\n"  # ASCII: some clients split at Unicode's line ends
     except Refusal as refusal:  # the status has been sent: the error is an event
-        yield f"data: {json.dumps(refusal.body(), ensure_ascii=False)}\n\n"
+        yield f"data: {json.dumps(refusal.body())}\n\n"
     yield "data: [DONE]\n\n"
 
 
@@ -252,7 +247,8 @@ def _render(body: ChatBody, chat: Chat) -> Prompt:
     try:
         return Prompt(chat.render_messages(messages))
     except Exception as error:  # a folder's template may refuse anything, in any way
-        raise Refusal(400, f"messages cannot be rendered: {error}", param="messages") from error
+        why = " ".join(str(error).split())[:200]
+        raise Refusal(400, f"messages cannot be rendered: {why}", param="messages") from error
 
 
 def _requests(body: Body, prompts: list[Prompt], max_tokens: int, chat: Chat, engine: Engine) -> list[Request]:

@@ -25,6 +25,9 @@ MAX_NESTING = 32
 """Of a body: no field needs more than 4."""
 SEED_LIMIT = 2**63
 
+First = Field(fail_fast=True)
+"""A list's first mistake is enough: a body of nothing but mistakes must not take seconds and gigabytes."""
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], First]
 Text = Annotated[str, Field(min_length=1)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 
@@ -55,7 +58,9 @@ class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant"] = Field(
         description="'system', 'developer' (the same as system), 'user' or 'assistant'; there are no tools"
     )
-    content: str | list[ContentPart] = Field(description='a text, or a list of {"type": "text", "text": "..."}')
+    content: str | Annotated[list[ContentPart], First] = Field(
+        description='a text, or a list of {"type": "text", "text": "..."}'
+    )
     name: None = Field(None, description="left out: the chat format has no names")
     refusal: None = Field(None, description="left out")
     audio: None = Field(None, description="left out: this model reads text only")
@@ -102,10 +107,10 @@ class Body(Strict):
     seed: Annotated[int, Field(ge=-SEED_LIMIT, lt=SEED_LIMIT)] | None = Field(
         None, description="an integer of 64 bits; left out: another text every time"
     )
-    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = Field(
+    stop: Text | Annotated[list[Text], First, Field(max_length=16)] | None = Field(
         None, description="a text, or a list of at most 16 texts, none empty"
     )
-    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = Field(
+    stop_token_ids: Annotated[TokenIds, Field(max_length=64)] | None = Field(
         None, description="a list of at most 64 token ids that end the text too"
     )
     stream: bool | None = Field(None, description="true or false; default false")
@@ -143,9 +148,9 @@ class CompletionBody(Body):
 
     prompt: (
         str
-        | list[Annotated[int, Field(ge=0)]]
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
-        | Annotated[list[list[Annotated[int, Field(ge=0)]]], Field(min_length=1, max_length=MAX_CHOICES)]
+        | TokenIds
+        | Annotated[list[str], First, Field(min_length=1, max_length=MAX_CHOICES)]
+        | Annotated[list[TokenIds], First, Field(min_length=1, max_length=MAX_CHOICES)]
     ) = Field(description=f"a text, a list of token ids, or a list of at most {MAX_CHOICES} of either")
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
         None, description="an integer from 0 to 20: alternatives whose log-probabilities come with every token"
@@ -163,7 +168,7 @@ class CompletionBody(Body):
 class ChatBody(Body):
     """Body of /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] = Field(
+    messages: Annotated[list[ChatMessage], First, Field(min_length=1, max_length=MAX_MESSAGES)] = Field(
         description=f'a list of 1 to {MAX_MESSAGES} messages such as {{"role": "user", "content": "Hello"}}'
     )
     max_tokens: Annotated[int, Field(ge=1)] | None = Field(
@@ -182,14 +187,18 @@ class ChatBody(Body):
     parallel_tool_calls: bool | None = Field(None, description="true or false; it is not used: there are no tools")
     functions: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="empty: there are no tools")
     function_call: Literal["none", "auto"] | None = Field(None, description="'none' or 'auto': there are no tools")
-    modalities: list[Literal["text"]] | None = Field(None, description='["text"]: answers are text')
+    modalities: Annotated[list[Literal["text"]], First, Field(max_length=1)] | None = Field(
+        None, description='["text"]: answers are text'
+    )
     audio: None = Field(None, description="left out: answers are text")
     prediction: None = Field(None, description="left out: predicted outputs are not supported; the model drafts itself")
     reasoning_effort: None = Field(None, description="left out: the model reasons as long as it does")
     verbosity: Literal["medium"] | None = Field(None, description="'medium': it cannot be chosen")
     web_search_options: None = Field(None, description="left out: the model cannot search")
     store: Literal[False] | None = Field(None, description="false: nothing is stored")
-    metadata: dict[str, str] | None = Field(None, description="an object of texts; it is not used")
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = Field(
+        None, description="an object of at most 16 texts; it is not used"
+    )
     service_tier: Literal["auto", "default"] | None = Field(None, description="'auto' or 'default': there is one tier")
     safety_identifier: str | None = Field(None, description="a text; it is not used")
     prompt_cache_key: str | None = Field(None, description="a text; it is not used: equal prefixes are always shared")
@@ -222,6 +231,9 @@ def parse(kind: type[B], data: bytes) -> B:
         raise Refusal(400, f"the body must be a JSON object, got {_short(found)}")
     if _depth(found) > MAX_NESTING:
         raise Refusal(400, f"the body is nested deeper than {MAX_NESTING} levels; no field needs more than 4")
+    if len(found) > len(kind.model_fields):
+        unknown = next(name for name in found if name not in kind.model_fields)
+        found = {unknown: found[unknown]}
     try:
         body = kind.model_validate(found)
     except ValidationError as error:
