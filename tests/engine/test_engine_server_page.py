@@ -81,7 +81,7 @@ class Browser:
         """Wait until a script gives something true."""
         end_s = time.monotonic() + within_s
         while not self.value(expression):
-            text = self.value("document.body.innerText")
+            text = self.value("document.body?.innerText")
             assert time.monotonic() < end_s, f"not within {within_s} s: {expression}\n{text}"
             time.sleep(0.02)
 
