@@ -370,7 +370,7 @@ def checkpoint() -> None:
 
 @checkpoint_app.command()
 def inspect(folder: Folder, json: Json = False) -> None:
-    """Parameters, MTP layers, dtypes, missing and unexpected tensors.
+    """Parameters, MTP layers, dtypes, missing and unexpected tensors; reads headers only.
 
     Example: openmimo checkpoint inspect runs/tiny/models/rl --json
     """
@@ -389,14 +389,31 @@ def export(
 
     Example: openmimo checkpoint export runs/tiny/models/rl -o rl-qwen2 --format qwen2
     """
-    from openmimo.model.hf import load_folder, save_folder
-
     if format not in ("mimo", "qwen2"):
         raise ValueError(f"unknown format {format!r}; the nearest is {nearest(format, ('mimo', 'qwen2'))!r}")
-    if out.exists():
-        raise ValueError(f"{out} exists already; choose another -o")
-    save_folder(load_folder(folder), out, format=format, tokenizer_from=folder)  # type: ignore[arg-type]
-    print(out)
+    from openmimo.model.hf import convert_folder
+
+    print(convert_folder(folder, out, format=format))  # type: ignore[arg-type]
+
+
+@checkpoint_app.command()
+def convert(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write")],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")],
+) -> None:
+    """Write a folder in another dtype, a piece at a time: models larger than the memory too.
+
+    Example: openmimo checkpoint convert runs/tiny/models/rl -o rl-bfloat16 --dtype bfloat16
+    """
+    known = ("float32", "bfloat16", "float16")
+    if dtype not in known:
+        raise ValueError(f"unknown dtype {dtype!r}; the nearest is {nearest(dtype, known)!r}")
+    import torch
+
+    from openmimo.model.hf import convert_folder
+
+    print(convert_folder(folder, out, dtype=getattr(torch, dtype)))
 
 
 @app.command()
