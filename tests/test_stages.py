@@ -2,7 +2,7 @@
 
 import pytest
 
-from openmimo.stages import evenly_spaced
+from openmimo.draft import spread
 
 
 @pytest.mark.parametrize(
@@ -12,4 +12,4 @@ from openmimo.stages import evenly_spaced
 def test_samples_to_read_are_spread_and_never_more_than_asked_for(
     num_items: int, most: int, expected: list[int]
 ) -> None:
-    assert evenly_spaced(range(num_items), most) == expected
+    assert spread(range(num_items), most) == expected
