@@ -147,7 +147,7 @@ def train_draft(
         raise ValueError(f"{folder} has 0 MTP layers; draft layers are copies of the first, so it needs at least 1")
     if train.context > shape.max_position_embeddings:
         raise ValueError(f"context must be at most the model's {shape.max_position_embeddings}, got {train.context}")
-    pieces = _texts(given, chat, train.context) if text else _prompts(given, chat, train.context)
+    pieces = texts_of(given, chat, train.context) if text else prompts_of(given, chat, train.context)
     kept, held_out = split(pieces, given)
     settings = {**to_dict(config), "text": text and str(text.resolve()), "prompts": prompts and str(prompts.resolve())}
     work = out.with_name(f".{out.name}.train-draft")
@@ -216,7 +216,7 @@ def as_stored(model: MiMo, folder: Path) -> MiMo:
     return model
 
 
-def _texts(path: Path, chat: Chat, context: int) -> list[Sample]:
+def texts_of(path: Path, chat: Chat, context: int) -> list[Sample]:
     """Texts of a file, cut into pieces of a row; loss on all of a text, on the assistant's tokens of messages."""
     end = chat.encode(END_OF_TEXT)
     if not _is_jsonl(path):
@@ -236,7 +236,7 @@ def _texts(path: Path, chat: Chat, context: int) -> list[Sample]:
     return found
 
 
-def _prompts(path: Path, chat: Chat, context: int) -> list[Sample]:
+def prompts_of(path: Path, chat: Chat, context: int) -> list[Sample]:
     """Prompts of a file, rendered for the assistant to answer; one that leaves no room for an answer is left out."""
     rendered: list[tuple[int, ...]] = []
     if not _is_jsonl(path):

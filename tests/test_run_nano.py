@@ -107,7 +107,6 @@ def test_the_draft_stage_adds_layers_that_rl_leaves_alone(whole: Path) -> None:
     first = [re.sub(r"mtp_layers\.\d", "mtp_layers.0", name) for name in copies]
     assert not any(torch.equal(draft[a], draft[b]) for a, b in zip(copies, first, strict=True)), "tuned"
     assert all(torch.equal(rl[name], draft[name]) for name in draft if ".mtp_layers." in name), "frozen in RL"
-    assert not torch.equal(rl["model.norm.weight"], draft["model.norm.weight"])
 
 
 def test_the_page_loads_nothing_from_the_network(whole: Path) -> None:
