@@ -313,6 +313,30 @@ def chat(
 
 
 @app.command()
+def score(
+    folder: Folder,
+    ids: Annotated[str, typer.Option("--ids", help='token ids: "5 17 3"')] = "",
+    text: Annotated[str, typer.Option("--text", help="text instead of ids, by the folder's tokenizer")] = "",
+    json: Json = False,
+) -> None:
+    """Natural log-probability of every token given those before it, under the raw model and its MTP layers.
+
+    mtp_logprobs[k-1][j] is what MTP layer k gives token j; null for j <= k.
+
+    Example: openmimo score runs/tiny/models/sft --ids "5 17 3" --json
+    """
+    from openmimo.talk import score as scores
+
+    found = scores(folder, ids=ids, text=text)
+    if json:
+        _line(found)
+        return
+    for n, token in enumerate(found["ids"]):
+        columns = [found["logprobs"], *found["mtp_logprobs"]]
+        print(f"{token:>8}" + "".join(f"{'-':>10}" if c[n] is None else f"{c[n]:10.4f}" for c in columns))
+
+
+@app.command()
 def serve(
     folder: Folder,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
@@ -655,6 +679,10 @@ def _tell(found: dict[str, Any], as_json: bool) -> None:
 
 def _print(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _line(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
 
 
 def _one_line(message: str) -> str:

@@ -59,6 +59,33 @@ def answer(
     ]
 
 
+def score(folder: Path, *, ids: str = "", text: str = "") -> dict[str, Any]:
+    """Log-probabilities of a text's tokens under the raw model and its MTP layers: ids, logprobs, mtp_logprobs.
+
+    Raises:
+        ValueError: when neither or both are given, or an id is no integer of the vocabulary.
+    """
+    if bool(ids.strip()) == bool(text):
+        raise ValueError('give --ids "5 17 3" or --text, one of the two')
+    model = load_folder(folder)
+    words = ids.replace(",", " ").split()
+    wrong = next((word for word in words if not word.removeprefix("-").isdigit()), None)
+    if wrong is not None:
+        raise ValueError(f"--ids takes token ids, such as 5 17 3, got {wrong!r}")
+    token_ids = [int(word) for word in words] or list(Chat.load(folder).encode(text))
+    config = EngineConfig(
+        max_model_len=min(model.config.max_position_embeddings, max(64, len(token_ids))),
+        max_batch_size=1,
+        num_draft_layers=model.config.num_nextn_predict_layers,
+    )
+    rollout = Engine(model, config).score([token_ids], drafts=True)[0]
+    return {
+        "ids": token_ids,
+        "logprobs": list(rollout.prompt_logprobs),
+        "mtp_logprobs": [list(layer) for layer in rollout.prompt_draft_logprobs],
+    }
+
+
 def converse(folder: Path, lines: Iterable[str], *, max_new_tokens: int, temperature: float, seed: int) -> None:
     """Answer line by line, remembering what was said, until an empty line."""
     engine, chat = open_engine(folder)

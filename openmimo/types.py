@@ -113,6 +113,8 @@ class Sampling:
     """Likeliest ids kept for every position, with their log-probabilities under the raw model."""
     prompt_logprobs: bool = False
     """Whether the rollout carries the prompt's log-probabilities too."""
+    draft_logprobs: bool = False
+    """Whether it also carries what the MTP layers give the prompt's tokens; with prompt_logprobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,9 @@ class Rollout:
     """Log-probability of every prompt token under the raw model, None for the first; only if asked for."""
     prompt_top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
     """As top_logprobs, for the prompt's tokens, () for the first; if both are asked for."""
+    prompt_draft_logprobs: tuple[tuple[float | None, ...], ...] = ()
+    """For MTP layer k = 1, 2, ... the log-probability that it gives every prompt token, None for the first k + 1; only
+    if asked for."""
 
 
 @dataclass(frozen=True, slots=True)

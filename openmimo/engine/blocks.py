@@ -26,6 +26,7 @@ class BlockPool:
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))  # longest unused first
         self._block_of: dict[bytes, int] = {}
         self._key_of: dict[int, bytes] = {}
+        self._drafted = [0] * num_blocks
 
     @property
     def num_free(self) -> int:
@@ -44,6 +45,7 @@ class BlockPool:
         block, _ = self._free.popitem(last=False)
         self._forget(block)
         self._holders[block] = 1
+        self._drafted[block] = 0
         return block
 
     def find(self, key: bytes) -> int | None:
@@ -73,6 +75,14 @@ class BlockPool:
         if key not in self._block_of and block not in self._key_of:
             self._block_of[key] = block
             self._key_of[block] = key
+
+    def set_drafted(self, block: int, layer: int) -> None:
+        """All of the block's slots of an MTP layer (from 0) are final, as are those of the layers before."""
+        self._drafted[block] = max(self._drafted[block], layer + 1)
+
+    def is_drafted(self, block: int, layer: int) -> bool:
+        """Whether all of the block's slots of an MTP layer are final."""
+        return self._drafted[block] > layer
 
     def drop_cache(self) -> None:
         """Forget all content, as after new weights."""

@@ -97,7 +97,7 @@ class EnginePool:
             raise
         return [done[handle] for handle in handles]
 
-    def set_weights(self, state_dict: Mapping[str, Any], version: int) -> None:
+    def update_weights(self, state_dict: Mapping[str, Any], version: int) -> None:
         """New weights for every engine.
 
         Raises:
@@ -106,7 +106,7 @@ class EnginePool:
         if self.num_active:
             raise ValueError(f"{self.num_active} sequences are active: finish or abort them before new weights")
         for engine in self.engines:
-            engine.set_weights(state_dict, version)  # type: ignore[attr-defined]
+            engine.update_weights(state_dict, version)  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """End the pool's threads."""
@@ -147,9 +147,9 @@ class RayEngine:
         """Forget a sequence."""
         self._call("abort", handle)
 
-    def set_weights(self, state_dict: Mapping[str, Any], version: int) -> None:
+    def update_weights(self, state_dict: Mapping[str, Any], version: int) -> None:
         """New weights, through Ray's object store."""
-        self._call("set_weights", state_dict, version)
+        self._call("update_weights", state_dict, version)
 
     def _call(self, name: str, *args: Any) -> Any:
         return self._ray.get(self._actor.call.remote(name, *args))

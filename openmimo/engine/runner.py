@@ -1,18 +1,22 @@
-"""The model over its caches: rows in, hidden states and logits out (MiMo 2.2).
+"""What a step computes, as rows (MiMo 2.2): the block table, the hidden states that MTP layers read, the forward pass.
 
 Beside keys and values the trunk's hidden states are kept, in the same blocks, when MTP layers draft: layer k's slot i
-can be finished only once token i + 1 + k is known, steps after the trunk computed position i.
+can be finished only once token i + 1 + k is known, steps after the trunk computed position i. Chained layers keep
+their outputs too, for the layer that reads them.
 
-Shapes: N = rows (padded), M = rows with logits (padded), D = hidden size, V = vocabulary without forbidden ids.
+Shapes: N = rows, M = rows with logits, D = hidden size, V = vocabulary.
 """
 
 from __future__ import annotations
+
+import time
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from openmimo.engine.attention import ROW_MULTIPLE, PagedCache, Rows
+from openmimo.engine.cpu import CpuForward, kernels
+from openmimo.engine.forward import Forward, Rows, TorchForward
 from openmimo.engine.scheduler import Work
 from openmimo.engine.sequence import Sequence
 from openmimo.model.config import MiMoConfig
@@ -22,12 +26,12 @@ from openmimo.model.mimo import MiMo
 def bytes_per_block(config: MiMoConfig, block_size: int, num_draft_layers: int, dtype: torch.dtype) -> int:
     """Memory of one block: keys and values of every layer, and hidden states when MTP layers draft."""
     per_position = 2 * (config.num_hidden_layers + num_draft_layers) * config.num_key_value_heads * config.head_dim
-    per_position += config.hidden_size if num_draft_layers else 0
+    per_position += _num_states(config, num_draft_layers) * config.hidden_size
     return per_position * block_size * dtype.itemsize
 
 
 class Runner:
-    """Owns the cache tensors and the block table."""
+    """Owns the block table, the hidden states and the forward pass."""
 
     def __init__(
         self,
@@ -38,27 +42,34 @@ class Runner:
         num_table_rows: int,
         max_model_len: int,
         num_draft_layers: int,
+        batch_invariant: bool | None = None,
     ) -> None:
-        config = model.config
-        weight = model.lm_head.weight
+        config, weight = model.config, model.lm_head.weight
         self.model = model
         self.block_size = block_size
         self.device = weight.device
         self.table_RJ = np.zeros((num_table_rows, -(-max_model_len // block_size)), dtype=np.int32)
-        self.cache = PagedCache(
-            config.num_hidden_layers + num_draft_layers,
-            num_blocks,
-            block_size,
-            config.num_key_value_heads,
-            config.head_dim,
-            dtype=weight.dtype,
-            device=self.device,
-            table_RJ=self.table_RJ,
+        num_layers = config.num_hidden_layers + num_draft_layers
+        on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+        self.forward: Forward
+        if on_cpu and batch_invariant is not False and kernels():
+            self.forward = CpuForward(
+                model, num_layers=num_layers, num_blocks=num_blocks, table_RJ=self.table_RJ, block_size=block_size
+            )
+        else:
+            self.forward = TorchForward(
+                model,
+                num_layers=num_layers,
+                num_blocks=num_blocks,
+                table_RJ=self.table_RJ,
+                block_size=block_size,
+                batch_invariant=on_cpu if batch_invariant is None else batch_invariant,
+            )
+        num_states = _num_states(config, num_draft_layers)
+        self.states = torch.zeros(
+            num_states, num_blocks * block_size, config.hidden_size, dtype=weight.dtype, device=self.device
         )
-        self.hidden: Tensor | None = None
-        if num_draft_layers:
-            shape = (num_blocks * block_size, config.hidden_size)
-            self.hidden = torch.zeros(shape, dtype=weight.dtype, device=self.device)
+        self._slots: dict[int, Tensor] = {}
 
     def trunk(self, works: list[Work]) -> Tensor:
         """(N, D) hidden states before the final norm, in the order of the works, drafts after known tokens."""
@@ -82,49 +93,58 @@ class Runner:
                 positions += range(first, first + work.num_drafts)
                 table_rows += [sequence.row] * work.num_drafts
         rows = Rows.of(token_ids, positions, table_rows, self.table_RJ, self.block_size)
-        hidden_ND = self.model(
-            self._tensor(rows.token_ids_N)[None], self._tensor(rows.positions_N)[None], self.cache.attend(rows)
-        )[0]
-        if self.hidden is not None:
-            self.hidden[self._tensor(rows.slots_N[: len(token_ids)])] = hidden_ND[: len(token_ids)]
+        hidden_ND = self.forward.trunk(rows)
+        if len(self.states):
+            self.states[0][self._tensor(rows.columns_5N[3])] = hidden_ND
         return hidden_ND
 
-    def logits(self, hidden_ND: Tensor, rows_M: list[int]) -> Tensor:
-        """(M, V) float32 next-token logits of some rows of `trunk`, M padded to a multiple of ROW_MULTIPLE."""
-        hidden_MD = hidden_ND[self._padded(rows_M)]
-        return self.model.logits(hidden_MD[None])[0].float()
-
-    def draft_logits(
-        self, k: int, works: list[tuple[Sequence, int, int]], ahead_ids: list[int], rows_M: list[int]
-    ) -> Tensor | None:
-        """Run MTP layer k (from 0) over slots start .. stop - 1 of each sequence.
+    def draft(self, k: int, works: list[tuple[Sequence, int, int]], ahead_ids: list[int]) -> Tensor:
+        """(N, D) output of MTP layer k (from 0), before its final norm, for slots start .. stop - 1 of each sequence.
 
         Args:
             works: sequence, start, stop.
             ahead_ids: for every slot i, in order, token i + 1 + k.
-            rows_M: the rows whose draft logits are wanted.
-
-        Returns:
-            (M, V) float32, or None when no rows were asked for.
         """
-        assert self.hidden is not None
         positions: list[int] = []
         table_rows: list[int] = []
         for sequence, start, stop in works:
             positions += range(start, stop)
             table_rows += [sequence.row] * (stop - start)
         rows = Rows.of(ahead_ids, positions, table_rows, self.table_RJ, self.block_size)
-        hidden_ND = self.hidden[self._tensor(np.maximum(rows.slots_N, 0))]
-        draft_ND = self.model.draft_hidden(
-            k,
-            hidden_ND[None],
-            self._tensor(rows.token_ids_N)[None],
-            self._tensor(rows.positions_N)[None],
-            self.cache.attend(rows),
-        )[0]
-        if not rows_M:
-            return None
-        return self.model.lm_head(self.model.draft_normed(k, draft_ND[self._padded(rows_M)])).float()
+        slots_N = self._tensor(rows.columns_5N[3])
+        chained = self.model.config.mtp_chained
+        draft_ND = self.forward.draft(k, self.states[k if chained else 0][slots_N], rows)
+        if k + 1 < len(self.states):
+            self.states[k + 1][slots_N] = draft_ND
+        return draft_ND
+
+    def logits(self, hidden_ND: Tensor, rows_M: list[int], k: int = -1) -> Tensor:
+        """(M, V) float32 logits of some rows of `trunk`, in order and each once, or of MTP layer k's `draft`."""
+        if len(rows_M) < hidden_ND.shape[0]:
+            hidden_ND = hidden_ND[torch.tensor(rows_M, device=self.device)]
+        return self.forward.logits(hidden_ND, k)
+
+    def seconds(self, num_rows: int, num_sampled: int, layer: int = -1) -> float:
+        """Least time of three for a pass of the trunk, or of MTP layer `layer`, over rows that leave no trace."""
+        columns = np.zeros((5, num_rows), dtype=np.int64)
+        columns[3] = -1
+        columns[4] = min(64, self.table_RJ.shape[1] * self.block_size)
+        rows, found = Rows(columns), []
+        hidden_ND = torch.zeros(num_rows, self.model.config.hidden_size, dtype=self.states.dtype, device=self.device)
+        for _ in range(3):
+            self._wait()
+            began = time.perf_counter()
+            out_ND = self.forward.trunk(rows) if layer < 0 else self.forward.draft(layer, hidden_ND, rows)
+            self.forward.logits(out_ND[:num_sampled], layer)
+            self._wait()
+            found.append(time.perf_counter() - began)
+            if found[0] > 0.1:
+                break
+        return min(found)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _table(self, sequence: Sequence) -> None:
         """Bring the sequence's row of the block table up to date."""
@@ -132,9 +152,12 @@ class Runner:
             self.table_RJ[sequence.row, : len(sequence.blocks)] = sequence.blocks
             sequence.num_tabled = len(sequence.blocks)
 
-    def _padded(self, rows: list[int]) -> Tensor:
-        padding = -len(rows) % ROW_MULTIPLE
-        return self._tensor(np.asarray(rows + rows[:1] * padding, dtype=np.int64))
-
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def _num_states(config: MiMoConfig, num_draft_layers: int) -> int:
+    """Hidden states kept a position: the trunk's, and those of chained layers that another reads."""
+    if not num_draft_layers:
+        return 0
+    return num_draft_layers if config.mtp_chained else 1

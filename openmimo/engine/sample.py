@@ -4,7 +4,7 @@ The noise of token index i of a request, for vocabulary id v, is a hash of (seed
 generator has a state, so a token does not depend on what else was sampled. Id v waits an exponential time of rate
 exp(logit / temperature) and the first to arrive is the token, which is a draw from the softmax (the Gumbel-max trick
 without its second logarithm). Drafts drawn with the same noise from similar logits are mostly the same token;
-`speculate` uses that.
+`speculate` uses that. On a CPU a compiled loop draws (`_kernels.c: draw`); elsewhere PyTorch does.
 
 Shapes: M = rows, V = vocabulary.
 """
@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openmimo.engine.cpu import kernels
 from openmimo.types import Sampling
 
+_WORD = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
@@ -33,50 +35,131 @@ class Draws:
     """What M rows ask for; row m is token index `indices[m]` of a response."""
 
     samplings: list[Sampling]
+    seeds: list[int]
     indices: list[int]
+
+    @classmethod
+    def of(cls, samplings: list[Sampling], indices: list[int]) -> Draws:
+        """Draws under the samplings' own seeds."""
+        return cls(samplings, [sampling.seed or 0 for sampling in samplings], indices)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """M tokens and their log-probabilities in nats, float32."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    """Under the distribution that the token was drawn from; for greedy rows under the model's own."""
+    raw_logprobs: list[float]
+    """Under the raw model: all ids, temperature 1, nothing cut off."""
 
 
 def check_sampling(sampling: Sampling) -> None:
     """Raises ValueError for what cannot be sampled."""
-    if sampling.max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {sampling.max_new_tokens}")
+    if sampling.max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens must be at least 0, got {sampling.max_new_tokens}")
     if not 0.0 <= sampling.temperature < math.inf:
         raise ValueError(f"temperature must be 0 (greedy) or positive, got {sampling.temperature}")
     if not 0.0 < sampling.top_p <= 1.0:
         raise ValueError(f"top_p must be above 0 and at most 1, got {sampling.top_p}")
     if sampling.top_k < 0:
         raise ValueError(f"top_k must be 0 (off) or positive, got {sampling.top_k}")
-    if not -(2**63) <= sampling.seed < 2**64:
+    if not 0.0 <= sampling.min_p <= 1.0:
+        raise ValueError(f"min_p must be 0 (off) to 1, got {sampling.min_p}")
+    if sampling.seed is not None and not -(2**63) <= sampling.seed < 2**64:
         raise ValueError(f"seed must fit 64 bits, got {sampling.seed}")
+    if sampling.top_logprobs < 0:
+        raise ValueError(f"top_logprobs must be 0 (off) or positive, got {sampling.top_logprobs}")
+    if not all(sampling.stop):
+        raise ValueError("a stop text is empty; leave it out")
 
 
-def sample(logits_MV: Tensor, draws: Draws) -> tuple[list[int], list[float]]:
+def choice_seed(seed: int | None, choice: int) -> int | None:
+    """Seed of one of several responses to a prompt: the first keeps the seed, the others get a hash of both."""
+    if seed is None or choice == 0:
+        return seed
+    mixed = _mix(np.array([seed & _WORD], dtype=np.uint64)) + np.uint64(choice * _GOLDEN & _WORD)
+    return int(_mix(mixed)[0])
+
+
+def sample(logits_MV: Tensor, draws: Draws, *, num_token_ids: int = 0) -> Drawn:
     """Draw one token a row.
 
     Args:
-        logits_MV: float32, forbidden ids already cut off; rows beyond the draws are padding and ignored.
-        draws: sampling and token index of the leading rows.
-
-    Returns:
-        Token ids, and their log-probabilities (nats, float32) under the distribution that they were drawn from;
-        for greedy rows under the model's own.
+        logits_MV: float32.
+        num_token_ids: ids from here up are never drawn; 0: all may be.
     """
-    count = len(draws.indices)
-    scaled_MV = _scaled(logits_MV, draws)
+    allowed = num_token_ids or logits_MV.shape[1]
+    least_M1 = _least(logits_MV[:, :allowed], draws.samplings)
+    if logits_MV.device.type == "cpu" and kernels():
+        return _sample_compiled(logits_MV, draws, allowed, least_M1)
+    scaled_MV = _scaled(logits_MV[:, :allowed], draws.samplings)
+    scaled_MV = scaled_MV.masked_fill(scaled_MV < least_M1, -math.inf)
     below_MV = scaled_MV.double()
     below_MV -= below_MV.amax(-1, keepdim=True)
     rate_MV = below_MV.exp()
     race_MV = rate_MV
     if any(sampling.temperature for sampling in draws.samplings):
-        race_MV = rate_MV / _noise(logits_MV, draws)
+        race_MV = rate_MV / _noise(scaled_MV, draws)
     chosen_M1 = race_MV.argmax(-1, keepdim=True)
     logprobs_M1 = (below_MV.gather(1, chosen_M1) - rate_MV.sum(-1, keepdim=True).log()).float()
-    return chosen_M1[:count, 0].tolist(), logprobs_M1[:count, 0].tolist()
+    token_ids = chosen_M1[:, 0].tolist()
+    return Drawn(token_ids, logprobs_M1[:, 0].tolist(), raw_logprobs(logits_MV, token_ids))
 
 
-def choose(logits_MV: Tensor, draws: Draws) -> list[int]:
-    """The tokens that `sample` would draw."""
-    return sample(logits_MV, draws)[0]
+def raw_logprobs(logits_MV: Tensor, token_ids: list[int]) -> list[float]:
+    """Log-probability of one given token a row under the raw model, nats, float32."""
+    ids_M = np.asarray(token_ids, dtype=np.int64)
+    if logits_MV.device.type == "cpu" and kernels():
+        logits_MV = logits_MV.contiguous()
+        found_M, ones_M = np.empty(len(ids_M), np.float32), np.ones(len(ids_M), np.float32)
+        vocab_size, ones = logits_MV.shape[1], ones_M.ctypes.data
+        kernels().draw(
+            logits_MV.data_ptr(), ones, ones, 0, 0, ids_M.ctypes.data, 0, found_M.ctypes.data,
+            len(ids_M), vocab_size, vocab_size, vocab_size, True,
+        )  # fmt: skip
+        return found_M.tolist()
+    wide_MV = logits_MV.double()
+    picked_M1 = wide_MV.gather(1, torch.from_numpy(ids_M).to(logits_MV.device)[:, None])
+    return (picked_M1 - wide_MV.logsumexp(-1, keepdim=True))[:, 0].float().tolist()
+
+
+def likeliest(
+    logits_MV: Tensor, token_ids: list[int], raw: list[float], counts: list[int]
+) -> list[tuple[tuple[int, float], ...]]:
+    """The `counts[m]` likeliest (id, log-probability) of each row under the raw model, likeliest first.
+
+    Args:
+        token_ids, raw: a token of each row and its raw log-probability, which tells the row's normaliser.
+    """
+    most = min(max(counts), logits_MV.shape[1])
+    values_MW, ids_MW = logits_MV.topk(most)
+    own_M1 = logits_MV.gather(1, torch.tensor(token_ids, device=logits_MV.device)[:, None])
+    logprobs_MW = values_MW - own_M1 + torch.tensor(raw, device=logits_MV.device)[:, None]
+    rows = zip(ids_MW.tolist(), logprobs_MW.tolist(), counts, strict=True)
+    return [tuple(zip(ids[:count], values[:count], strict=True)) for ids, values, count in rows]
+
+
+def probabilities(logits_MV: Tensor, samplings: Sequence[Sampling], num_token_ids: int) -> Tensor:
+    """(M, num_token_ids) float64: the distributions that `sample` draws from at temperatures above 0."""
+    logits_MV = logits_MV[:, :num_token_ids]
+    scaled_MV = _scaled(logits_MV, samplings)
+    return scaled_MV.masked_fill(scaled_MV < _least(logits_MV, samplings), -math.inf).double().softmax(-1)
+
+
+def _sample_compiled(logits_MV: Tensor, draws: Draws, allowed: int, least_M1: Tensor) -> Drawn:
+    logits_MV, least_M1 = logits_MV.contiguous(), least_M1.contiguous()
+    count, vocab_size = logits_MV.shape
+    temperatures_M = np.array([sampling.temperature for sampling in draws.samplings], dtype=np.float32)
+    words_2M = np.array([[seed & _WORD for seed in draws.seeds], draws.indices], dtype=np.uint64)
+    ids_M, found_2M = np.empty(count, np.int64), np.empty((2, count), np.float32)
+    words, found = words_2M.ctypes.data, found_2M.ctypes.data
+    kernels().draw(
+        logits_MV.data_ptr(), temperatures_M.ctypes.data, least_M1.data_ptr(), words, words + 8 * count,
+        ids_M.ctypes.data, found, found + 4 * count, count, vocab_size, vocab_size, allowed, False,
+    )  # fmt: skip
+    return Drawn(ids_M.tolist(), found_2M[0].tolist(), found_2M[1].tolist())
 
 
 def exponential(seeds_M: np.ndarray, indices_M: np.ndarray, vocab_size: int, device: torch.device) -> Tensor:
@@ -101,60 +184,71 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def _scaled(logits_MV: Tensor, draws: Draws) -> Tensor:
-    """Logits over temperature, -inf outside top-k and top-p; greedy rows as they are."""
-    samplings = draws.samplings
+def _scaled(logits_MV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Logits over temperature; greedy rows as they are."""
     if any(sampling.temperature not in (0.0, 1.0) for sampling in samplings):
-        temperature_M = [sampling.temperature or 1.0 for sampling in samplings]
-        logits_MV = logits_MV / _column(temperature_M, 1.0, logits_MV)
-    if any(sampling.temperature and (sampling.top_k or sampling.top_p < 1.0) for sampling in samplings):
-        logits_MV = _filtered(logits_MV, samplings)
+        logits_MV = logits_MV / _column([sampling.temperature or 1.0 for sampling in samplings], logits_MV)
     return logits_MV
 
 
-def _filtered(scaled_MV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """Top-k, then top-p of what is left: -inf below the last value kept, so values equal to it stay too."""
-    vocab_size = scaled_MV.shape[1]
-    filtered = [m for m, s in enumerate(samplings) if s.temperature and (s.top_k or s.top_p < 1.0)]
-    top_k_M1 = torch.tensor([[samplings[m].top_k or vocab_size] for m in filtered], device=scaled_MV.device)
-    top_p_M1 = torch.tensor([[samplings[m].top_p] for m in filtered], dtype=torch.float64, device=scaled_MV.device)
-    rows_M = torch.tensor(filtered, device=scaled_MV.device)
-    least_MV = scaled_MV.new_full((scaled_MV.shape[0], 1), -math.inf)
-    scaled_MV = scaled_MV.contiguous()
-    top_M1 = scaled_MV[rows_M].amax(-1, keepdim=True)
-    total_M1 = (scaled_MV[rows_M].double() - top_M1).exp_().sum(-1, keepdim=True)
+def _least(logits_MV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """(M, 1) least scaled logit that top-k, then top-p of what is left, and min-p keep; equal values stay too."""
+    least_M1 = logits_MV.new_full((logits_MV.shape[0], 1), -math.inf)
+    cut = [m for m, s in enumerate(samplings) if s.temperature and (s.top_k or s.top_p < 1.0)]
+    faint = [m for m, s in enumerate(samplings) if s.temperature and s.min_p]
+    if cut:
+        rows_M = torch.tensor(cut, device=logits_MV.device)
+        chosen = [samplings[m] for m in cut]
+        least_M1[rows_M] = _least_of_top(_scaled(logits_MV[rows_M], chosen), chosen)
+    if faint:
+        rows_M = torch.tensor(faint, device=logits_MV.device)
+        chosen = [samplings[m] for m in faint]
+        floor_M1 = _scaled(logits_MV[rows_M].amax(-1, keepdim=True), chosen)
+        floor_M1 = floor_M1 + _column([math.log(s.min_p) for s in chosen], logits_MV)
+        least_M1[rows_M] = torch.maximum(least_M1[rows_M], floor_M1)
+    return least_M1
+
+
+def _least_of_top(scaled_MV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """(M, 1) least value that top-k, then top-p, keep."""
+    vocab_size, device = scaled_MV.shape[1], scaled_MV.device
+    top_k_M1 = torch.tensor([[s.top_k or vocab_size] for s in samplings], device=device)
+    top_p_M1 = torch.tensor([[s.top_p] for s in samplings], dtype=torch.float64, device=device)
+    rows_M = torch.arange(len(samplings), device=device)
+    least_M1 = scaled_MV.new_empty(len(samplings), 1)
+    top_M1 = scaled_MV.amax(-1, keepdim=True)
+    total_M1 = (scaled_MV.double() - top_M1).exp_().sum(-1, keepdim=True)
     for width in (*(w for w in _WIDTHS if w < vocab_size), vocab_size):
         largest_MW = scaled_MV[rows_M].topk(width).values
         mass_MW = (largest_MW.double() - largest_MW[:, :1]).exp_().cumsum(-1)
         # With top-k the distribution that top-p cuts is the top-k one.
         within_M1 = mass_MW.gather(1, top_k_M1.clamp(max=width) - 1)
         within_M1 = torch.where(top_k_M1 < vocab_size, within_M1, total_M1)
-        rank_W = torch.arange(width, device=scaled_MV.device)
+        rank_W = torch.arange(width, device=device)
         before_MW = torch.cat((torch.zeros_like(mass_MW[:, :1]), mass_MW[:, :-1]), dim=-1)
         # The token that crosses top_p stays; top_p = 1 keeps all, whatever the sum's rounding.
         keep_MW = (rank_W < top_k_M1) & ((before_MW < top_p_M1 * within_M1) | (top_p_M1 == 1.0))
-        least_MV[rows_M] = largest_MW.gather(1, keep_MW.sum(-1, keepdim=True) - 1)
+        least_M1[rows_M] = largest_MW.gather(1, keep_MW.sum(-1, keepdim=True) - 1)
         # Done where something in sight fell out, and the top-k total was in sight.
         more_M = keep_MW[:, -1] | ((top_k_M1[:, 0] > width) & (top_k_M1[:, 0] < vocab_size))
         if width == vocab_size or not bool(more_M.any()):
             break
         rows_M, top_k_M1, top_p_M1, total_M1 = rows_M[more_M], top_k_M1[more_M], top_p_M1[more_M], total_M1[more_M]
-    return scaled_MV.masked_fill(scaled_MV < least_MV, -math.inf)
+    return least_M1
 
 
-def _noise(logits_MV: Tensor, draws: Draws) -> Tensor:
-    padding = logits_MV.shape[0] - len(draws.indices)
-    seeds = [sampling.seed & (2**64 - 1) for sampling in draws.samplings] + [0] * padding
-    indices = draws.indices + [0] * padding
+def _noise(scaled_MV: Tensor, draws: Draws) -> Tensor:
     noise_MV = exponential(
-        np.asarray(seeds, dtype=np.uint64), np.asarray(indices, dtype=np.uint64), logits_MV.shape[1], logits_MV.device
+        np.array([seed & _WORD for seed in draws.seeds], dtype=np.uint64),
+        np.array(draws.indices, dtype=np.uint64),
+        scaled_MV.shape[1],
+        scaled_MV.device,
     )
     if any(not sampling.temperature for sampling in draws.samplings):
-        greedy_M1 = _column([float(sampling.temperature == 0) for sampling in draws.samplings], 1.0, noise_MV)
+        greedy_M1 = _column([float(sampling.temperature == 0) for sampling in draws.samplings], noise_MV)
         noise_MV.masked_fill_(greedy_M1 > 0, 1.0)
     return noise_MV
 
 
-def _column(values: Sequence[float], padding: float, like_MV: Tensor) -> Tensor:
-    padded = list(values) + [padding] * (like_MV.shape[0] - len(values))
-    return torch.tensor(padded, dtype=like_MV.dtype, device=like_MV.device)[:, None]
+def _column(values: Sequence[float], like_MV: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like_MV.dtype, device=like_MV.device)[:, None]

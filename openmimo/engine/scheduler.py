@@ -68,6 +68,8 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
         sequence.num_drafted = [0] * self.num_draft_layers
+        if sequence.request.sampling.draft_logprobs:
+            sequence.prompt_draft_logprobs = [[None] * sequence.num_prompt for _ in range(self.num_draft_layers)]
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
@@ -152,7 +154,7 @@ class Scheduler:
         size, token_ids = self.pool.block_size, sequence.token_ids
         found: list[int] = []
         keys: list[bytes] = []
-        if self.share_prefixes:
+        if self.share_prefixes and not sequence.needs_prompt:
             key = b""
             # At least the last token is computed, for its logits.
             most = min(len(token_ids) - 1, len(token_ids) - self.num_draft_layers) // size
@@ -170,7 +172,7 @@ class Scheduler:
             self.pool.hold(block)
         sequence.blocks, sequence.keys = found, keys
         sequence.num_computed = len(found) * size
-        sequence.num_drafted = [sequence.num_computed] * self.num_draft_layers
+        sequence.num_drafted = [0] * self.num_draft_layers
         sequence.row = self._rows.pop()
         place = len(self.running)
         while place and self.running[place - 1].handle > sequence.handle:

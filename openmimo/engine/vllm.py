@@ -124,7 +124,7 @@ def _sampling_params(sampling: Sampling) -> Any:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
-        seed=sampling.seed & (2**63 - 1),
+        seed=None if sampling.seed is None else sampling.seed & (2**63 - 1),
         stop_token_ids=list(sampling.stop_token_ids),
         ignore_eos=True,  # only the request's own stop tokens end it
         logprobs=0,  # of the sampled token alone

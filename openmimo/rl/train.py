@@ -37,7 +37,7 @@ from openmimo.types import Group, Problem, Sampling
 class TrainableEngine(Engine, Protocol):
     """An engine that takes new weights."""
 
-    def set_weights(self, state_dict: dict[str, torch.Tensor], version: int) -> None: ...
+    def update_weights(self, state_dict: dict[str, torch.Tensor], version: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def train(
         pool.load_state_dict(saved["pool"])
         prior = Prior.from_state(saved["prior"])
     done = saved["iterations"] if saved else 0
-    engine.set_weights(model.state_dict(), done)
+    engine.update_weights(model.state_dict(), done)
     loss = policy_loss(clip_low=config.clip_low, clip_high=config.clip_high, temperature=config.temperature)
 
     with Log(out, "rl", done) as log:
@@ -146,7 +146,7 @@ def train(
             clock.lap("train_s")
             pool.apply(step, batch.prefix, draws)
             prior.update(batch.outcomes)
-            engine.set_weights(model.state_dict(), step + 1)
+            engine.update_weights(model.state_dict(), step + 1)
             facts = describe(batch, config)
             if validate and config.validate_every and (step + 1) % config.validate_every == 0:
                 facts.update(validate(step + 1))

@@ -108,7 +108,7 @@ def test_sampled_logprobs_are_the_models(model: MiMo, together: list[Rollout]) -
         {"max_batch_size": 7, "prefill_chunk": 5},
         {"share_prefixes": False},
         {"num_blocks": 24},  # preempts
-        {"block_size": 4},
+        {"block_size": 32},
         {"num_draft_layers": 1},
         {"num_draft_layers": 3, "prefill_chunk": 11},
         {"num_draft_layers": 3, "num_blocks": 24, "max_batch_size": 9},
@@ -230,7 +230,7 @@ def test_what_cannot_be_generated_is_refused(model: MiMo) -> None:
     with pytest.raises(ValueError, match="prompt token id 203 is not in the vocabulary of 203"):
         engine.submit(Request((1, 203), Sampling(1)))
     with pytest.raises(ValueError, match="max_new_tokens"):
-        engine.generate([Request((1,), Sampling(5)), Request((1,), Sampling(0))])
+        engine.generate([Request((1,), Sampling(5)), Request((1,), Sampling(-1))])
     assert engine.num_active == 0
     engine.submit(Request((1,), Sampling(5)))
     with pytest.raises(ValueError, match="1 active"):
@@ -248,5 +248,5 @@ def test_what_cannot_be_generated_is_refused(model: MiMo) -> None:
 def test_a_config_that_does_not_fit_the_model_is_refused(model: MiMo, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Engine(model, replace(SIZES, **change))
-    with pytest.raises(ValueError, match="multiple of 4, got 6"):
+    with pytest.raises(ValueError, match="multiple of 16, got 6"):
         EngineConfig(block_size=6)

@@ -13,14 +13,14 @@ CPU = torch.device("cpu")
 
 
 def draw(logits: list[float], sampling: Sampling, index: int = 0) -> tuple[int, float]:
-    tokens, logprobs = sample(torch.tensor([logits]), Draws([sampling], [index]))
-    return tokens[0], logprobs[0]
+    drawn = sample(torch.tensor([logits]), Draws.of([sampling], [index]))
+    return drawn.token_ids[0], drawn.logprobs[0]
 
 
 def frequencies(logits: list[float], sampling: Sampling, count: int = 20_000) -> np.ndarray:
     logits_MV = torch.tensor([logits]).expand(count, -1)
-    tokens, _ = sample(logits_MV, Draws([sampling] * count, list(range(count))))
-    return np.bincount(tokens, minlength=len(logits)) / count
+    drawn = sample(logits_MV, Draws.of([sampling] * count, list(range(count))))
+    return np.bincount(drawn.token_ids, minlength=len(logits)) / count
 
 
 def test_greedy_takes_the_largest_logit_and_reports_the_models_own_logprob() -> None:
@@ -71,11 +71,11 @@ def test_filters_keep_what_a_full_sort_keeps() -> None:
         before = probability.cumsum(0) - probability
         kept.append(order[(before < top_p) | torch.tensor(top_p == 1.0)])
     for _ in range(10):
-        tokens, logprobs = sample(logits, Draws(samplings, [_] * 120))
+        drawn = sample(logits, Draws.of(samplings, [_] * 120))
         for row in range(120):
             allowed = logits[row, kept[row]].double().log_softmax(0)
-            at = kept[row].tolist().index(tokens[row])
-            assert logprobs[row] == pytest.approx(float(allowed[at]), abs=1e-5)
+            at = kept[row].tolist().index(drawn.token_ids[row])
+            assert drawn.logprobs[row] == pytest.approx(float(allowed[at]), abs=1e-5)
 
 
 def test_noise_depends_on_seed_and_index_alone() -> None:
@@ -103,16 +103,21 @@ def test_the_same_row_gives_the_same_bits_in_any_batch() -> None:
     samplings = [
         Sampling(1, temperature=t, top_p=p, seed=n) for n, (t, p) in enumerate([(1, 1), (0.6, 0.95), (0, 1)] * 16)
     ]
-    together = sample(logits, Draws(samplings, list(range(48))))
+    together = sample(logits, Draws.of(samplings, list(range(48))))
     for row in range(48):
-        alone = sample(logits[row : row + 1].expand(8, -1).contiguous(), Draws([samplings[row]], [row]))
-        assert (alone[0][0], alone[1][0]) == (together[0][row], together[1][row])
+        alone = sample(logits[row : row + 1], Draws.of([samplings[row]], [row]))
+        assert alone.token_ids[0] == together.token_ids[row]
+        assert alone.logprobs[0] == together.logprobs[row]
+        assert alone.raw_logprobs[0] == together.raw_logprobs[row]
 
 
 @pytest.mark.parametrize(
     ("sampling", "message"),
     [
-        (Sampling(0), "max_new_tokens must be at least 1, got 0"),
+        (Sampling(-1), "max_new_tokens must be at least 0, got -1"),
+        (Sampling(1, min_p=1.5), "min_p must be 0"),
+        (Sampling(1, top_logprobs=-1), "top_logprobs must be 0"),
+        (Sampling(1, stop=("",)), "a stop text is empty"),
         (Sampling(1, temperature=-1.0), "temperature must be 0"),
         (Sampling(1, temperature=math.nan), "temperature must be 0"),
         (Sampling(1, top_p=0.0), "top_p must be above 0"),

@@ -25,7 +25,7 @@ def run(target: Scheduler, plan: Plan, token: int = 7) -> None:
     for work in plan.works:
         work.sequence.num_computed = work.start + work.num_tokens
         if work.samples:
-            work.sequence.append(token, 0.0, max_model_len=1000)
+            work.sequence.append(token, 0.0, 0.0, (), max_model_len=1000)
             work.sequence.draft_ids = [1] * target.num_draft_layers
     for work in plan.works:
         if work.sequence.finish_reason:

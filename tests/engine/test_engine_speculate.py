@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openmimo.engine.engine import Engine, EngineConfig
+from openmimo.engine.sample import Drawn
 from openmimo.engine.sequence import Sequence
 from openmimo.engine.speculate import Acceptance, measure_acceptance, verify
 from openmimo.model.config import MiMoConfig
@@ -155,10 +156,14 @@ def sequence_with_drafts(drafts: list[int], **sampling: object) -> Sequence:
     return sequence
 
 
+def drawn(*token_ids: int) -> Drawn:
+    return Drawn(list(token_ids), [-float(n) for n in range(1, len(token_ids) + 1)], [0.0] * len(token_ids))
+
+
 def test_verify_keeps_drafts_up_to_the_first_difference_and_the_target_there() -> None:
     acceptance = Acceptance()
     sequence = sequence_with_drafts([4, 5, 6])
-    accepted = verify(sequence, [4, 7, 8, 9], [-1.0, -2.0, -3.0, -4.0], acceptance, limit=100)
+    accepted = verify(sequence, drawn(4, 7, 8, 9), [], acceptance, limit=100)
     assert accepted == 1
     assert sequence.token_ids == [1, 2, 4, 7]
     assert sequence.logprobs == [-1.0, -2.0]
@@ -168,14 +173,14 @@ def test_verify_keeps_drafts_up_to_the_first_difference_and_the_target_there() -
 def test_verify_gives_one_token_more_when_all_drafts_are_accepted() -> None:
     acceptance = Acceptance()
     sequence = sequence_with_drafts([4, 5])
-    assert verify(sequence, [4, 5, 6], [0.0] * 3, acceptance, limit=100) == 2
+    assert verify(sequence, drawn(4, 5, 6), [], acceptance, limit=100) == 2
     assert sequence.token_ids == [1, 2, 4, 5, 6]
     assert acceptance.rates() == {"1": 1.0, "2": 1.0}
 
 
 def test_verify_stops_at_an_accepted_stop_token() -> None:
     sequence = sequence_with_drafts([4, 5], stop_token_ids=(4,))
-    assert verify(sequence, [4, 5, 6], [0.0] * 3, Acceptance(), limit=100) == 1
+    assert verify(sequence, drawn(4, 5, 6), [], Acceptance(), limit=100) == 1
     assert sequence.token_ids == [1, 2, 4]
     assert sequence.finish_reason == "stop"
 

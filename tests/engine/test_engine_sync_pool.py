@@ -34,7 +34,7 @@ def model(seed: int) -> MiMo:
 def test_new_weights_give_the_tokens_of_a_new_engine_and_carry_their_version() -> None:
     engine = Engine(model(1), SIZES, policy_version=3)
     assert {r.policy_version for r in engine.generate(REQUESTS)} == {3}
-    engine.set_weights(model(2).state_dict(), 4)
+    engine.update_weights(model(2).state_dict(), 4)
     assert engine.scheduler.pool.num_cached == 0
     assert engine.generate(REQUESTS) == Engine(model(2), SIZES, policy_version=4).generate(REQUESTS)
 
@@ -44,7 +44,7 @@ def test_new_weights_are_refused_while_sequences_run() -> None:
     engine.submit(REQUESTS[0])
     engine.step()
     with pytest.raises(ValueError, match="1 sequences are active"):
-        engine.set_weights(model(2).state_dict(), 1)
+        engine.update_weights(model(2).state_dict(), 1)
     assert engine.policy_version == 0
 
 
@@ -54,7 +54,7 @@ def test_recompute_active_goes_on_under_the_new_weights_with_the_version_of_the_
     for _ in range(5):
         engine.step()
     begun = engine.partial(handle).token_ids
-    engine.set_weights(model(2).state_dict(), 1, recompute_active=True)
+    engine.update_weights(model(2).state_dict(), 1, recompute_active=True)
     done: dict = {}
     while engine.num_active:
         done.update(engine.step())
@@ -87,7 +87,7 @@ def test_a_pool_gives_the_rollouts_of_one_engine() -> None:
     pool = EnginePool([Engine(model(1), SIZES), Engine(model(1), SIZES)])
     assert pool.generate(REQUESTS) == Engine(model(1), SIZES).generate(REQUESTS)
     assert pool.num_active == 0
-    pool.set_weights(model(2).state_dict(), 1)
+    pool.update_weights(model(2).state_dict(), 1)
     assert pool.generate(REQUESTS) == Engine(model(2), SIZES, policy_version=1).generate(REQUESTS)
     pool.close()
 
@@ -99,7 +99,7 @@ def test_a_pool_spreads_requests_and_aborts_where_they_went() -> None:
     assert [engine.num_active for engine in engines] == [6, 6]
     pool.step()
     with pytest.raises(ValueError, match="12 sequences are active"):
-        pool.set_weights(model(2).state_dict(), 1)
+        pool.update_weights(model(2).state_dict(), 1)
     for handle in handles:
         pool.abort(handle)
     assert [engine.num_active for engine in engines] == [0, 0] and pool.num_active == 0

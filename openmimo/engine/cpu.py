@@ -1,0 +1,227 @@
+"""The forward pass on a CPU in float32, by kernels that compute every row by itself (MiMo 2.2, decision 0035).
+
+The same arithmetic as `model.mimo`, block by block, with the weights packed for rows that come a few at a time. What a
+row gets is the same, bit for bit, in any batch, chunk and verify width, without padding: see `_kernels.c`.
+Threads are PyTorch's number; they share out whole sums, so their number changes no bit.
+Left out: other dtypes and devices (`forward.TorchForward`).
+
+Shapes as in `forward`; F = intermediate size.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openmimo.engine.forward import Rows
+from openmimo.log import say
+from openmimo.model.mimo import MiMo
+
+_PANEL = 64
+
+
+@functools.cache
+def kernels() -> Any:
+    """The compiled module, or None, said once, where it has not been built."""
+    try:
+        from openmimo.engine import _kernels
+    except ImportError:
+        say(
+            "engine: the compiled kernels are missing, so PyTorch's own are used: slower, and results depend on the "
+            "batch in the last bit; install a C compiler and run `pip install .` again"
+        )
+        return None
+    return _kernels
+
+
+class CpuForward:
+    """Owns the packed weights and the paged keys and values."""
+
+    def __init__(self, model: MiMo, *, num_layers: int, num_blocks: int, table_RJ: np.ndarray, block_size: int) -> None:
+        config = model.config
+        heads = (num_layers, num_blocks, config.num_key_value_heads)
+        self.model = model
+        self.keys = np.zeros((*heads, config.head_dim, block_size), dtype=np.float32)
+        self.values = np.zeros((*heads, block_size, config.head_dim), dtype=np.float32)
+        self.block_size = block_size
+        self._layer_bytes = self.keys[0].nbytes
+        self._keys, self._values = self.keys.ctypes.data, self.values.ctypes.data
+        self._table, self._columns = table_RJ.ctypes.data, table_RJ.shape[1]
+        assert table_RJ.dtype == np.int32 and table_RJ.flags.c_contiguous
+        positions = torch.arange(self._columns * block_size)
+        with torch.no_grad():
+            cos, sin = (half[0, :, 0, : config.head_dim // 2].contiguous() for half in model.rope(positions[None]))
+        self._rope = (cos, sin)
+        self._buffers = _Buffers.of(model, 0)
+        self._logits = torch.empty(0, config.vocab_size)
+        self.refresh()
+
+    def refresh(self) -> None:
+        trunk = self.model.model
+        self._embedding = trunk.embed_tokens.weight.detach().numpy()
+        self._blocks = [_Block.of(block) for block in trunk.layers]
+        self._drafts = [_Draft.of(layer) for layer in getattr(trunk, "mtp_layers", ())]
+        self._head = _Packed.of(self.model.lm_head.weight)
+        self._final_norm = trunk.norm.weight.data_ptr()
+
+    def trunk(self, rows: Rows) -> Tensor:
+        count = len(rows)
+        buffers = self._room(count)
+        np.take(self._embedding, rows.columns_5N[0], axis=0, out=buffers.x[:count].numpy(), mode="clip")
+        for layer, block in enumerate(self._blocks):
+            self._block(block, layer, rows, buffers)
+        return buffers.x[:count]
+
+    def draft(self, k: int, hidden_ND: Tensor, rows: Rows) -> Tensor:
+        """As `MiMo.draft_hidden`."""
+        config, count, layer = self.model.config, len(rows), self._drafts[k]
+        buffers, norm, eps, width = self._room(count), kernels().norm, config.rms_norm_eps, config.hidden_size
+        hidden_ND = hidden_ND.contiguous()
+        if config.mtp_hidden == "normed":
+            chained = config.mtp_chained and k > 0
+            weight = self._drafts[k - 1].final_norm if chained else self._final_norm
+            norm(hidden_ND.data_ptr(), weight, buffers.y.data_ptr(), count, width, width, eps)
+            hidden_ND = buffers.y[:count]
+        np.take(self._embedding, rows.columns_5N[0], axis=0, out=buffers.x[:count].numpy(), mode="clip")
+        joined = buffers.joined.data_ptr()
+        norm(hidden_ND.data_ptr(), layer.hidden_norm, joined, count, 2 * width, width, eps)
+        norm(buffers.x.data_ptr(), layer.token_norm, joined + 4 * width, count, 2 * width, width, eps)
+        layer.projection.times(joined, buffers.x.data_ptr(), count)
+        self._block(layer.block, config.num_hidden_layers + k, rows, buffers)
+        return buffers.x[:count]
+
+    def logits(self, hidden_MD: Tensor, k: int = -1) -> Tensor:
+        config, count = self.model.config, hidden_MD.shape[0]
+        hidden_MD = hidden_MD.contiguous()
+        weight = self._final_norm if k < 0 else self._drafts[k].final_norm
+        width = config.hidden_size
+        if self._logits.shape[0] < count:
+            self._logits = torch.empty(count, config.vocab_size)
+        normed = self._room(count).y.data_ptr()
+        kernels().norm(hidden_MD.data_ptr(), weight, normed, count, width, width, config.rms_norm_eps)
+        self._head.times(normed, self._logits.data_ptr(), count)
+        return self._logits[:count]
+
+    def _block(self, block: _Block, layer: int, rows: Rows, buffers: _Buffers) -> None:
+        """As `model.mimo.Block`: the rows' states are in buffers.x, and stay there."""
+        config, count, found = self.model.config, len(rows), kernels()
+        eps, width = config.rms_norm_eps, config.hidden_size
+        x, y, qkv, mixed, gates, gated = buffers.addresses
+        columns, step = rows.columns_5N.ctypes.data, 8 * count
+        found.norm(x, block.input_norm, y, count, width, width, eps)
+        block.qkv.times(y, qkv, count)
+        found.attend(
+            qkv, self._rope[0].data_ptr(), self._rope[1].data_ptr(),
+            self._keys + layer * self._layer_bytes, self._values + layer * self._layer_bytes, self._table,
+            columns + step, columns + 2 * step, columns + 3 * step, columns + 4 * step, mixed,
+            count, config.num_attention_heads, config.num_key_value_heads, config.head_dim, self.block_size,
+            self._columns, torch.get_num_threads(),
+        )  # fmt: skip
+        block.output.times(mixed, x, count, add=True)
+        found.norm(x, block.post_norm, y, count, width, width, eps)
+        block.gate_up.times(y, gates, count)
+        found.gate(gates, gated, count, config.intermediate_size)
+        block.down.times(gated, x, count, add=True)
+
+    def _room(self, count: int) -> _Buffers:
+        if self._buffers.x.shape[0] < count:
+            self._buffers = _Buffers.of(self.model, max(count, 2 * self._buffers.x.shape[0]))
+        return self._buffers
+
+
+@dataclass(slots=True)
+class _Packed:
+    """Weights (outputs, inputs), input by input for 64 outputs at a time, and a bias."""
+
+    packed: Tensor
+    bias: Tensor | None
+    inputs: int
+    outputs: int
+    address: int
+    bias_address: int
+
+    @classmethod
+    def of(cls, *weights: Tensor, biases: tuple[Tensor, ...] = ()) -> _Packed:
+        """Several products of the same inputs as one."""
+        weight = torch.cat([w.detach() for w in weights]) if len(weights) > 1 else weights[0].detach().contiguous()
+        outputs, inputs = weight.shape
+        packed = torch.empty(-(-outputs // _PANEL) * _PANEL * inputs)
+        kernels().pack(weight.data_ptr(), packed.data_ptr(), outputs, inputs)
+        bias = torch.cat([b.detach() for b in biases]) if biases else None
+        return cls(packed, bias, inputs, outputs, packed.data_ptr(), 0 if bias is None else bias.data_ptr())
+
+    def times(self, x: int, out: int, rows: int, add: bool = False) -> None:
+        kernels().product(
+            x, self.address, self.bias_address, out, rows, self.inputs, self.outputs, add, torch.get_num_threads()
+        )
+
+
+@dataclass(slots=True)
+class _Block:
+    """Packed weights of a transformer block, and the addresses of its norms."""
+
+    qkv: _Packed
+    output: _Packed
+    gate_up: _Packed
+    down: _Packed
+    input_norm: int
+    post_norm: int
+
+    @classmethod
+    def of(cls, block: Any) -> _Block:
+        """Of a `Block`, or of an `MTPLayer`, which has the same parts."""
+        attention, mlp = block.self_attn, block.mlp
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        biases = tuple(part.bias for part in parts if part.bias is not None)
+        return cls(
+            _Packed.of(*(part.weight for part in parts), biases=biases),
+            _Packed.of(attention.o_proj.weight),
+            _Packed.of(mlp.gate_proj.weight, mlp.up_proj.weight),
+            _Packed.of(mlp.down_proj.weight),
+            block.input_layernorm.weight.data_ptr(),
+            block.post_attention_layernorm.weight.data_ptr(),
+        )
+
+
+@dataclass(slots=True)
+class _Draft:
+    """An MTP layer's own parts around its block."""
+
+    block: _Block
+    projection: _Packed
+    hidden_norm: int
+    token_norm: int
+    final_norm: int
+
+    @classmethod
+    def of(cls, layer: Any) -> _Draft:
+        norms = (layer.hidden_layernorm, layer.token_layernorm, layer.final_layernorm)
+        return cls(_Block.of(layer), _Packed.of(layer.input_proj.weight), *(norm.weight.data_ptr() for norm in norms))
+
+
+@dataclass(slots=True)
+class _Buffers:
+    """Room for so many rows between kernels."""
+
+    x: Tensor
+    y: Tensor
+    joined: Tensor
+    others: list[Tensor]
+    addresses: tuple[int, int, int, int, int, int]
+    """Of x, y, queries with keys and values, attention's output, gate with up, and their product."""
+
+    @classmethod
+    def of(cls, model: MiMo, rows: int) -> _Buffers:
+        config = model.config
+        queries, both = config.num_attention_heads, config.num_attention_heads + 2 * config.num_key_value_heads
+        widths = (both * config.head_dim, queries * config.head_dim, 2 * config.intermediate_size,
+                  config.intermediate_size)  # fmt: skip
+        x, y = torch.empty(rows, config.hidden_size), torch.empty(rows, config.hidden_size)
+        others = [torch.empty(rows, width) for width in widths]
+        a, b, c, d = (other.data_ptr() for other in others)
+        return cls(x, y, torch.empty(rows, 2 * config.hidden_size), others, (x.data_ptr(), y.data_ptr(), a, b, c, d))

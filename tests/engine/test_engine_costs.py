@@ -1,0 +1,54 @@
+"""How many drafts: hand-worked choices."""
+
+from __future__ import annotations
+
+import pytest
+
+from openmimo.engine.costs import SIZES, DraftCosts
+
+
+def test_the_choice_is_the_one_with_the_most_tokens_a_second() -> None:
+    # The trunk takes 10 ms whatever the rows, a layer 2: 1/10, 1.9/12, 2.71/14, 3.439/16 tokens a ms.
+    costs = DraftCosts(3, lambda rows, layer: 0.010 if layer < 0 else 0.002)
+    assert costs.best(1, [0.9, 0.9, 0.9]) == 3
+    # With acceptance .9 / .3 / .3: 1.9/12 = .158, 2.17/14 = .155: one draft.
+    assert costs.best(1, [0.9, 0.3, 0.3]) == 1
+    # With .15: 1.15/12 is below 1/10: none.
+    assert costs.best(1, [0.15, 0.9, 0.9]) == 0
+
+
+def test_where_time_grows_with_the_rows_nothing_is_drafted() -> None:
+    costs = DraftCosts(3, lambda rows, layer: rows * (1e-4 if layer < 0 else 2e-5))
+    assert costs.best(64, [0.95, 0.95, 0.95]) == 0
+
+
+def test_few_sequences_draft_and_many_do_not() -> None:
+    costs = DraftCosts(3, lambda rows, layer: max(8.0, rows) * (1e-4 if layer < 0 else 1e-5))
+    found = [costs.best(live, [0.9, 0.8, 0.8]) for live in (1, 2, 4, 8, 32)]
+    assert found[0] == 3 and found[-1] == 0 and found == sorted(found, reverse=True)
+
+
+def test_times_between_measured_sizes_are_interpolated_and_beyond_the_last_grow_with_the_rows() -> None:
+    costs = DraftCosts(1, lambda rows, layer: rows / 10_000)
+    assert costs.seconds(20, 0) == pytest.approx(0.0020)
+    assert costs.seconds(640, 0) == pytest.approx(0.0640)
+    assert costs.seconds(5, 1) == pytest.approx(0.0010 + 0.0005)
+
+
+def test_measuring_ends_within_its_budget() -> None:
+    asked: list[int] = []
+
+    def seconds(rows: int, layer: int) -> float:
+        asked.append(rows)
+        return 0.1 * rows
+
+    costs = DraftCosts(1, seconds)
+    assert costs.seconds(100, 0) == pytest.approx(10.0)
+    assert asked == list(SIZES[:2])
+    costs.seconds(3, 0)
+    assert len(asked) == 2, "measured once"
+
+
+def test_a_layer_never_judged_is_supposed_to_be_good() -> None:
+    costs = DraftCosts(2, lambda rows, layer: 0.010 if layer < 0 else 0.001)
+    assert costs.best(1, []) == 2
