@@ -31,6 +31,7 @@ from openmimo.train.draft import batches_of, tune, with_copies
 from openmimo.types import Request, Sampling
 
 SEEDS = (0, 1, 2)
+TEMPERATURES = (0.6, 1.0)
 AIM = {"1": 0.90, "2": 0.80, "3": 0.80}
 
 
@@ -54,12 +55,13 @@ def main() -> None:
     figures: dict[str, object] = {}
     for name, chained in (("parallel", False), ("chained", True)):
         untuned = acceptance_of(with_copies(sft, recipe.draft.train.num_layers, chained=chained), requests, sizes)
-        rounds, kinds, cpu_s = [], [], []
+        rounds, kinds, warm, cpu_s = [], [], [], []
         for seed in SEEDS:
             started = time.process_time()
             model = tuned(sft, sizes, prompts, chat.stop_token_ids, chained=chained, seed=seed)
             cpu_s.append(time.process_time() - started)
             rounds.append(acceptance_of(model, requests, sizes))
+            warm.append({t: acceptance_of(model, requests, sizes, temperature=t) for t in TEMPERATURES})
             kinds.append({kind: acceptance_of(model, some, sizes) for kind, some in by_kind.items()})
         figures[name] = {
             "copies_before_tuning": {layer: round(rate, 4) for layer, rate in untuned.items()},
@@ -67,6 +69,10 @@ def main() -> None:
             "tuned_by_kind": {
                 kind: {layer: record.spread([k[kind][layer] for k in kinds], digits=4) for layer in AIM}
                 for kind in by_kind
+            },
+            "tuned_by_temperature": {
+                f"{t:g}": {layer: record.spread([w[t][layer] for w in warm], digits=4) for layer in AIM}
+                for t in TEMPERATURES
             },
             "mean_tokens_a_step": record.spread([mean_length(r) for r in rounds]),
             "cpu_s_of_rollouts_and_tuning": record.spread(cpu_s, "s", 1),

@@ -104,12 +104,14 @@ def generate(
     return [done[handle] for handle in handles]
 
 
-def acceptance_of(model: MiMo, requests: Sequence[Request], config: EngineConfig) -> dict[str, float]:
-    """Share of drafts kept by MTP layer, given that all before were kept: greedy, with all layers (MiMo 2.2)."""
+def acceptance_of(
+    model: MiMo, requests: Sequence[Request], config: EngineConfig, *, temperature: float = 0.0
+) -> dict[str, float]:
+    """Share of drafts kept by MTP layer, given that all before were kept; every step drafts with all (MiMo 2.2)."""
     if not model.config.num_nextn_predict_layers:
         return {}
-    drafting = replace(config, num_draft_layers=model.config.num_nextn_predict_layers)
-    return measure_acceptance(Engine(model, drafting), requests)
+    drafting = replace(config, num_draft_layers=model.config.num_nextn_predict_layers, adapt_drafts=False)
+    return measure_acceptance(Engine(model, drafting), requests, temperature=temperature)
 
 
 def train_draft(
