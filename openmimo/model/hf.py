@@ -66,7 +66,7 @@ def save_folder(
     config = dataclasses.replace(model.config, rope_theta=float(model.rope_theta))
     written = _written(config, format)
     sources = {name: source_of(tensor) for name, tensor in model.state_dict().items() if name in written}
-    return _write_folder(folder, config, format, sources, tokenizer_from, max_shard_bytes)
+    return write_folder(folder, config, format, sources, companions=tokenizer_from, max_shard_bytes=max_shard_bytes)
 
 
 def convert_folder(
@@ -93,7 +93,7 @@ def convert_folder(
         raise ValueError(f"{out} exists already; choose another -o")
     written = _written(config, format or own)
     sources = {name: _converted(stored, dtype) for name, stored in fitting.items() if name in written}
-    return _write_folder(out, config, format or own, sources, folder, max_shard_bytes)
+    return write_folder(out, config, format or own, sources, companions=folder, max_shard_bytes=max_shard_bytes)
 
 
 def load_folder(folder: Path, *, dtype: torch.dtype | None = None) -> MiMo:
@@ -267,15 +267,20 @@ def _converted(stored: Stored, dtype: torch.dtype | None) -> Source:
     return Source(stored.shape, dtype or stored.dtype, lambda: read_pieces(stored, dtype))
 
 
-def _write_folder(
+def write_folder(
     folder: Path,
     config: MiMoConfig,
     format: Format,
     sources: Mapping[str, Source],
-    companions: Path | None,
-    max_shard_bytes: int,
+    *,
+    companions: Path | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
-    """Write beside, then rename; nothing is left behind if that fails."""
+    """Write tensors, which need not exist as wholes, beside, then rename; nothing is left behind if that fails.
+
+    Args:
+        companions: folder whose tokenizer, generation settings and model card come along.
+    """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     dtype = str(next(iter(sources.values())).dtype).removeprefix("torch.")
