@@ -39,7 +39,9 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_the_commands_are_the_known_ones() -> None:
-    known = "run data pretrain sft draft rl eval generate chat serve judge checkpoint train-draft plan report doctor"
+    known = (
+        "run data pretrain sft draft rl eval train-draft generate chat serve score judge checkpoint plan report doctor"
+    )
     assert {words[0] for words in commands()} == set(known.split())
 
 
