@@ -640,27 +640,29 @@ def _judged(rows: Any, total: int, as_json: bool) -> None:
     """Print judged rows as they come; a reader that goes away ends the judging."""
     import os
     from collections import Counter
+    from contextlib import closing
 
     from openmimo.judge.command import HEAD, line, summary
 
     statuses: Counter[str] = Counter()
-    try:
-        if as_json:
-            for row in rows:
-                print(json.dumps(row), flush=True)
-            return
-        from openmimo.log import progress
+    with closing(rows):  # an interrupt may come between two rows: the judge's threads must end before the interpreter
+        try:
+            if as_json:
+                for row in rows:
+                    print(json.dumps(row), flush=True)
+                return
+            from openmimo.log import progress
 
-        for number, row in enumerate(progress(rows, "judge", total, unit="solutions") if total > 1 else rows):
-            if number == 0:
-                print(HEAD)
-            print(line(row), flush=True)
-            statuses[row["status"]] += 1
-        print(summary(statuses))
-    except BrokenPipeError:
-        rows.close()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left unprinted has nowhere to go
-        sys.exit(1)
+            for number, row in enumerate(progress(rows, "judge", total, unit="solutions") if total > 1 else rows):
+                if number == 0:
+                    print(HEAD)
+                print(line(row), flush=True)
+                statuses[row["status"]] += 1
+            print(summary(statuses))
+        except BrokenPipeError:
+            rows.close()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left unprinted has nowhere to go
+            sys.exit(1)
 
 
 def _exist(paths: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""The forward pass on a CPU in float32, by kernels that compute every row by itself (MiMo 2.2, decision 0035).
+"""The forward pass on a CPU in float32, by kernels that compute every row by itself (MiMo 2.2, decision 0026).
 
 The same arithmetic as `model.mimo`, block by block, with the weights packed for rows that come a few at a time. What a
 row gets is the same, bit for bit, in any batch, chunk and verify width, without padding: see `_kernels.c`.
