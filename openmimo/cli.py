@@ -104,7 +104,7 @@ def openmimo(version: Annotated[bool, typer.Option("--version", help="print the 
 def run(
     recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = None, pages: Pages = None, json: Json = False
 ) -> None:
-    """All stages of a recipe: data, pretrain, sft, rl, eval. Run again, it goes on where it was.
+    """All stages of a recipe: data, pretrain, sft, draft, rl, eval. Run again, it goes on where it was.
 
     Example: openmimo run tiny --out runs/tiny --seed 0 --set rl.steps=20
     """
@@ -180,6 +180,67 @@ def sft(recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = None, js
     Example: openmimo sft tiny --out runs/tiny
     """
     _stages(recipe, out, seed, set, None, ("sft",), json)
+
+
+@app.command()
+def draft(recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = None, json: Json = False) -> None:
+    """MTP layers 2 and 3 for speculative decoding, tuned on the SFT model's own rollouts.
+
+    Example: openmimo draft tiny --out runs/tiny
+    """
+    _stages(recipe, out, seed, set, None, ("draft",), json)
+
+
+@app.command("train-draft")
+def train_draft(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write")],
+    text: Annotated[
+        Path | None, typer.Option(help="tune on texts: .jsonl with `text` or `messages`, or plain text")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="tune on own rollouts: .jsonl with `prompt` or `messages`, or a prompt a line")
+    ] = None,
+    layers: Annotated[int, typer.Option(help="MTP layers in the end, layer 1 included")] = 3,
+    chained: Annotated[bool, typer.Option("--chained", help="each layer reads the one before, not the trunk")] = False,
+    steps: Annotated[int, typer.Option(help="updates")] = 200,
+    batch_rows: Annotated[int, typer.Option(help="rows an update")] = 8,
+    context: Annotated[int | None, typer.Option(help="tokens a row; default 2048 or the model's")] = None,
+    learning_rate: Annotated[float, typer.Option(help="of AdamW's part; Muon's is four times it")] = 3e-3,
+    samples: Annotated[int, typer.Option(help="rollouts a prompt")] = 2,
+    temperature: Annotated[float, typer.Option(help="of the rollouts; 0 is greedy")] = 0.6,
+    max_new_tokens: Annotated[int, typer.Option(help="tokens of a rollout at most")] = 512,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Copy MTP layer 1 into more, tune the copies, measure their acceptance. Run again, it goes on where it was.
+
+    Example: openmimo train-draft runs/tiny/models/sft -o drafted --prompts prompts.txt
+    """
+    from openmimo.draft import DraftingConfig
+    from openmimo.draft import train_draft as tune
+    from openmimo.model.hf import load_config
+    from openmimo.train.draft import DraftConfig
+    from openmimo.train.optim import OptimConfig
+
+    train = DraftConfig(
+        num_layers=layers,
+        chained=chained,
+        steps=steps,
+        learning_rate=learning_rate,
+        final_share=0.1,
+        batch_rows=batch_rows,
+        context=min(2048, load_config(folder).max_position_embeddings) if context is None else context,
+        optim=OptimConfig(kind="muon"),
+    )
+    config = DraftingConfig(num_samples=samples, temperature=temperature, max_new_tokens=max_new_tokens, train=train)
+    found = tune(folder, out, config, text=text, prompts=prompts, seed=seed)
+    if json:
+        _print(found)
+        return
+    print(f"{found['folder']}: {found['mtp_layers']} MTP layers, {found['steps']} steps on {found['trained_on']} texts")
+    for layer, rate in found["acceptance"].items():
+        print(f"acceptance of layer {layer}: {rate:.3f} (greedy, {found['held_out']} held out)")
 
 
 @app.command()
@@ -440,7 +501,7 @@ def checkpoint() -> None:
 
 @checkpoint_app.command()
 def inspect(folder: Folder, json: Json = False) -> None:
-    """Parameters, MTP layers, dtypes, missing and unexpected tensors.
+    """Parameters, MTP layers, dtypes, missing and unexpected tensors; reads headers only.
 
     Example: openmimo checkpoint inspect runs/tiny/models/rl --json
     """
@@ -459,14 +520,31 @@ def export(
 
     Example: openmimo checkpoint export runs/tiny/models/rl -o rl-qwen2 --format qwen2
     """
-    from openmimo.model.hf import load_folder, save_folder
-
     if format not in ("mimo", "qwen2"):
         raise ValueError(f"unknown format {format!r}; the nearest is {nearest(format, ('mimo', 'qwen2'))!r}")
-    if out.exists():
-        raise ValueError(f"{out} exists already; choose another -o")
-    save_folder(load_folder(folder), out, format=format, tokenizer_from=folder)  # type: ignore[arg-type]
-    print(out)
+    from openmimo.model.hf import convert_folder
+
+    print(convert_folder(folder, out, format=format))  # type: ignore[arg-type]
+
+
+@checkpoint_app.command()
+def convert(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write")],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")],
+) -> None:
+    """Write a folder in another dtype, a piece at a time: models larger than the memory too.
+
+    Example: openmimo checkpoint convert runs/tiny/models/rl -o rl-bfloat16 --dtype bfloat16
+    """
+    known = ("float32", "bfloat16", "float16")
+    if dtype not in known:
+        raise ValueError(f"unknown dtype {dtype!r}; the nearest is {nearest(dtype, known)!r}")
+    import torch
+
+    from openmimo.model.hf import convert_folder
+
+    print(convert_folder(folder, out, dtype=getattr(torch, dtype)))
 
 
 @app.command()

@@ -39,9 +39,10 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_the_commands_are_the_known_ones() -> None:
-    assert {words[0] for words in commands()} == set(
-        "run data pretrain sft rl eval generate chat serve judge checkpoint plan report doctor".split()
+    known = (
+        "run data pretrain sft draft rl eval train-draft generate chat serve score judge checkpoint plan report doctor"
     )
+    assert {words[0] for words in commands()} == set(known.split())
 
 
 @pytest.mark.parametrize("words", [(), *commands()], ids=" ".join)
