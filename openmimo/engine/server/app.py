@@ -223,7 +223,7 @@ async def _read(http: HttpRequest, max_body_bytes: int) -> bytes:
 
 def _prompts(body: CompletionBody, chat: Chat) -> list[Prompt]:
     given = body.prompt
-    many: list[Any] = [given] if isinstance(given, str) or not given or isinstance(given[0], int) else list(given)
+    many: list[Any] = [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
     if len(many) * body.num_choices > MAX_CHOICES:
         raise Refusal(400, f"n times prompts must be at most {MAX_CHOICES}, got {len(many) * body.num_choices}")
     found = []
