@@ -104,7 +104,7 @@ def openmimo(version: Annotated[bool, typer.Option("--version", help="print the 
 def run(
     recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = None, pages: Pages = None, json: Json = False
 ) -> None:
-    """All stages of a recipe: data, pretrain, sft, rl, eval. Run again, it goes on where it was.
+    """All stages of a recipe: data, pretrain, sft, draft, rl, eval. Run again, it goes on where it was.
 
     Example: openmimo run tiny --out runs/tiny --seed 0 --set rl.steps=20
     """
@@ -183,6 +183,67 @@ def sft(recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = None, js
 
 
 @app.command()
+def draft(recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = None, json: Json = False) -> None:
+    """MTP layers 2 and 3 for speculative decoding, tuned on the SFT model's own rollouts.
+
+    Example: openmimo draft tiny --out runs/tiny
+    """
+    _stages(recipe, out, seed, set, None, ("draft",), json)
+
+
+@app.command("train-draft")
+def train_draft(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write")],
+    text: Annotated[
+        Path | None, typer.Option(help="tune on texts: .jsonl with `text` or `messages`, or plain text")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="tune on own rollouts: .jsonl with `prompt` or `messages`, or a prompt a line")
+    ] = None,
+    layers: Annotated[int, typer.Option(help="MTP layers in the end, layer 1 included")] = 3,
+    chained: Annotated[bool, typer.Option("--chained", help="each layer reads the one before, not the trunk")] = False,
+    steps: Annotated[int, typer.Option(help="updates")] = 200,
+    batch_rows: Annotated[int, typer.Option(help="rows an update")] = 8,
+    context: Annotated[int | None, typer.Option(help="tokens a row; default 2048 or the model's")] = None,
+    learning_rate: Annotated[float, typer.Option(help="of AdamW's part; Muon's is four times it")] = 3e-3,
+    samples: Annotated[int, typer.Option(help="rollouts a prompt")] = 2,
+    temperature: Annotated[float, typer.Option(help="of the rollouts; 0 is greedy")] = 0.6,
+    max_new_tokens: Annotated[int, typer.Option(help="tokens of a rollout at most")] = 512,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Copy MTP layer 1 into more, tune the copies, measure their acceptance. Run again, it goes on where it was.
+
+    Example: openmimo train-draft runs/tiny/models/sft -o drafted --prompts prompts.txt
+    """
+    from openmimo.draft import DraftingConfig
+    from openmimo.draft import train_draft as tune
+    from openmimo.model.hf import load_config
+    from openmimo.train.draft import DraftConfig
+    from openmimo.train.optim import OptimConfig
+
+    train = DraftConfig(
+        num_layers=layers,
+        chained=chained,
+        steps=steps,
+        learning_rate=learning_rate,
+        final_share=0.1,
+        batch_rows=batch_rows,
+        context=min(2048, load_config(folder).max_position_embeddings) if context is None else context,
+        optim=OptimConfig(kind="muon"),
+    )
+    config = DraftingConfig(num_samples=samples, temperature=temperature, max_new_tokens=max_new_tokens, train=train)
+    found = tune(folder, out, config, text=text, prompts=prompts, seed=seed)
+    if json:
+        _print(found)
+        return
+    print(f"{found['folder']}: {found['mtp_layers']} MTP layers, {found['steps']} steps on {found['trained_on']} texts")
+    for layer, rate in found["acceptance"].items():
+        print(f"acceptance of layer {layer}: {rate:.3f} (greedy, {found['held_out']} held out)")
+
+
+@app.command()
 def rl(recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = None, json: Json = False) -> None:
     """Reinforcement learning on verifiable maths and code, from the SFT model.
 
@@ -200,33 +261,48 @@ def evaluate(recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = Non
     _stages(recipe, out, seed, set, None, ("eval",), json)
 
 
+Dtype = Annotated[str, typer.Option("--dtype", help="auto (the folder's own), float32 or bfloat16")]
+Speculate = Annotated[
+    str,
+    typer.Option("--speculate", help="drafts by MTP layers: auto, or a number at any batch size; 0: plain decoding"),
+]
+
+
 @app.command()
 def generate(
     folder: Folder,
-    prompt: Annotated[list[str], typer.Argument(help="prompts, each answered as a user's message")],
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="each answered as a user's message")
+    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="the same, as an option")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="tokens at most")] = 144,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.6,
     top_p: Annotated[float, typer.Option(help="nucleus")] = 0.95,
     n: Annotated[int, typer.Option("-n", help="responses a prompt")] = 1,
     seed: Seed = 0,
-    draft_layers: Annotated[int, typer.Option(help="MTP layers that draft; 0 is plain decoding")] = 0,
+    dtype: Dtype = "auto",
+    speculate: Speculate = "auto",
     json: Json = False,
 ) -> None:
     """Answer prompts with a trained folder.
 
-    Example: openmimo generate runs/tiny/models/rl "Work modulo 10. Start 4. A + 9. B * 3. End?"
+    Example: openmimo generate runs/tiny/models/rl --prompt "Work modulo 10. Start 4. A + 9. B * 3. End?" --json
     """
     from openmimo.talk import answer
 
+    asked = [*(prompts or []), *(prompt or [])]
+    if not asked:
+        raise ValueError("name a prompt: --prompt TEXT")
     rows = answer(
         folder,
-        prompt,
+        asked,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
         n=n,
         seed=seed,
-        num_draft_layers=draft_layers,
+        dtype=dtype,
+        speculate=speculate,
     )
     if json:
         _print(rows)
@@ -241,6 +317,8 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="tokens at most")] = 144,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.6,
     seed: Seed = 0,
+    dtype: Dtype = "auto",
+    speculate: Speculate = "auto",
 ) -> None:
     """Talk to a trained folder, a line at a time; an empty line or end of input ends it.
 
@@ -248,7 +326,15 @@ def chat(
     """
     from openmimo.talk import converse
 
-    converse(folder, sys.stdin, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    converse(
+        folder,
+        sys.stdin,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        dtype=dtype,
+        speculate=speculate,
+    )
 
 
 @app.command()
@@ -279,16 +365,37 @@ def score(
 def serve(
     folder: Folder,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port")] = 8000,
-    draft_layers: Annotated[int, typer.Option(help="MTP layers that draft; 0 is plain decoding")] = 0,
+    port: Annotated[int, typer.Option(help="port; 0 takes a free one and prints it")] = 8000,
+    dtype: Dtype = "auto",
+    speculate: Speculate = "auto",
+    max_model_len: Annotated[
+        int | None, typer.Option(help="tokens of prompt and answer; default the model's, at most 4096")
+    ] = None,
+    max_batch_size: Annotated[int, typer.Option(help="sequences decoded together")] = 32,
+    max_waiting: Annotated[int, typer.Option(help="sequences that may wait; beyond them calls get 429")] = 256,
+    max_body_bytes: Annotated[int, typer.Option(help="largest request")] = 4 << 20,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="file with the key that callers must give; else OPENMIMO_API_KEY; else none")
+    ] = None,
 ) -> None:
-    """Serve a trained folder over OpenAI-compatible HTTP.
+    """Serve a trained folder over OpenAI-compatible HTTP, with a page to chat on.
 
-    Example: openmimo serve runs/tiny/models/rl --draft-layers 1
+    Example: openmimo serve runs/tiny/models/rl --port 8000
     """
     from openmimo.talk import serve as listen
 
-    listen(folder, host=host, port=port, num_draft_layers=draft_layers)
+    listen(
+        folder,
+        host=host,
+        port=port,
+        dtype=dtype,
+        speculate=speculate,
+        max_model_len=max_model_len,
+        max_batch_size=max_batch_size,
+        max_waiting=max_waiting,
+        max_body_bytes=max_body_bytes,
+        api_key_file=api_key_file,
+    )
 
 
 Workers = Annotated[int | None, typer.Option("--workers", help="judge processes; default one a core")]
@@ -394,7 +501,7 @@ def checkpoint() -> None:
 
 @checkpoint_app.command()
 def inspect(folder: Folder, json: Json = False) -> None:
-    """Parameters, MTP layers, dtypes, missing and unexpected tensors.
+    """Parameters, MTP layers, dtypes, missing and unexpected tensors; reads headers only.
 
     Example: openmimo checkpoint inspect runs/tiny/models/rl --json
     """
@@ -413,14 +520,31 @@ def export(
 
     Example: openmimo checkpoint export runs/tiny/models/rl -o rl-qwen2 --format qwen2
     """
-    from openmimo.model.hf import load_folder, save_folder
-
     if format not in ("mimo", "qwen2"):
         raise ValueError(f"unknown format {format!r}; the nearest is {nearest(format, ('mimo', 'qwen2'))!r}")
-    if out.exists():
-        raise ValueError(f"{out} exists already; choose another -o")
-    save_folder(load_folder(folder), out, format=format, tokenizer_from=folder)  # type: ignore[arg-type]
-    print(out)
+    from openmimo.model.hf import convert_folder
+
+    print(convert_folder(folder, out, format=format))  # type: ignore[arg-type]
+
+
+@checkpoint_app.command()
+def convert(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder to write")],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")],
+) -> None:
+    """Write a folder in another dtype, a piece at a time: models larger than the memory too.
+
+    Example: openmimo checkpoint convert runs/tiny/models/rl -o rl-bfloat16 --dtype bfloat16
+    """
+    known = ("float32", "bfloat16", "float16")
+    if dtype not in known:
+        raise ValueError(f"unknown dtype {dtype!r}; the nearest is {nearest(dtype, known)!r}")
+    import torch
+
+    from openmimo.model.hf import convert_folder
+
+    print(convert_folder(folder, out, dtype=getattr(torch, dtype)))
 
 
 @app.command()
@@ -562,27 +686,29 @@ def _judged(rows: Any, total: int, as_json: bool) -> None:
     """Print judged rows as they come; a reader that goes away ends the judging."""
     import os
     from collections import Counter
+    from contextlib import closing
 
     from openmimo.judge.command import HEAD, line, summary
 
     statuses: Counter[str] = Counter()
-    try:
-        if as_json:
-            for row in rows:
-                print(json.dumps(row), flush=True)
-            return
-        from openmimo.log import progress
+    with closing(rows):  # an interrupt may come between two rows: the judge's threads must end before the interpreter
+        try:
+            if as_json:
+                for row in rows:
+                    print(json.dumps(row), flush=True)
+                return
+            from openmimo.log import progress
 
-        for number, row in enumerate(progress(rows, "judge", total, unit="solutions") if total > 1 else rows):
-            if number == 0:
-                print(HEAD)
-            print(line(row), flush=True)
-            statuses[row["status"]] += 1
-        print(summary(statuses))
-    except BrokenPipeError:
-        rows.close()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left unprinted has nowhere to go
-        sys.exit(1)
+            for number, row in enumerate(progress(rows, "judge", total, unit="solutions") if total > 1 else rows):
+                if number == 0:
+                    print(HEAD)
+                print(line(row), flush=True)
+                statuses[row["status"]] += 1
+            print(summary(statuses))
+        except BrokenPipeError:
+            rows.close()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left unprinted has nowhere to go
+            sys.exit(1)
 
 
 def _exist(paths: list[Path]) -> None:

@@ -18,6 +18,7 @@ HEADERS = {"learning_rate": "rate", "batch_sequences": "batch", "mtp_weight": "M
 def plan_of(recipe: Recipe) -> dict[str, Any]:
     """Plain JSON: parameters, FLOPs per token at each context, one schedule row a boundary."""
     trunk, mtp = recipe.model.num_parameters()
+    _, one_layer = dataclasses.replace(recipe.model, num_nextn_predict_layers=1).num_parameters()
     contexts = sorted({stage.context for stage in recipe.pretrain.stages})
     return {
         "recipe": recipe.name,
@@ -36,6 +37,12 @@ def plan_of(recipe: Recipe) -> dict[str, Any]:
         "pretrain_tokens": recipe.pretrain.total_tokens,
         "pretrain_steps": count_steps(recipe.pretrain),
         "sft": {"rows": recipe.sft.batch_rows, "context": recipe.sft.context, "rate": recipe.sft.learning_rate},
+        "draft": {
+            "layers": recipe.draft.train.num_layers,
+            "chained": recipe.draft.train.chained,
+            "steps": recipe.draft.train.steps,
+            "parameters": (recipe.draft.train.num_layers - 1) * one_layer,
+        },
         "rl": {
             "steps": recipe.rl.steps,
             "responses_per_step": recipe.rl.batch_groups * recipe.rl.num_rollouts,
@@ -108,8 +115,9 @@ def table(plan: dict[str, Any]) -> None:
     for row in plan["schedule"]:
         rows.add_row(*(f"{v:,.5g}" if isinstance(v, float) else f"{v:,}" for v in row.values()))
     console.print(rows)
-    rl = plan["rl"]
+    rl, draft = plan["rl"], plan["draft"]
     console.print(
         f"SFT: {plan['sft']['rows']} rows of {plan['sft']['context']:,}, rate {plan['sft']['rate']:g}; "
+        f"draft: {draft['layers']} MTP layers, {draft['parameters']:,} parameters tuned for {draft['steps']} steps; "
         f"RL: {rl['steps']} steps of {rl['responses_per_step']:,} responses, {rl['updates_per_step']} updates each"
     )

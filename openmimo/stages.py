@@ -1,4 +1,4 @@
-"""The stages of a run, in order: data -> pretrain -> sft -> rl -> eval. The one place that knows every room.
+"""The stages of a run, in order: data -> pretrain -> sft -> draft -> rl -> eval. The one place that knows every room.
 
 A stage takes (run, recipe, mesh), works in the run folder on what the stages before left there, goes on from its newest
 checkpoint, and returns a small dict for state.json. Whatever depends on the clock stands under the key `timing`.
@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -25,12 +25,13 @@ from openmimo.data.decontaminate import build_index, contaminated
 from openmimo.data.mix import Mixture
 from openmimo.data.pipeline import read_documents, run_pipeline
 from openmimo.data.pipeline import stages as pipeline_stages
-from openmimo.data.sft import prepare, samples
+from openmimo.data.sft import prepare
+from openmimo.data.sft import samples as sft_samples
 from openmimo.data.shards import open_shard, write_shard
 from openmimo.data.snapshot import snapshot_pages
 from openmimo.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
+from openmimo.draft import acceptance_of, own_rollouts, spread
 from openmimo.engine.engine import Engine, EngineConfig
-from openmimo.engine.speculate import measure_acceptance
 from openmimo.eval.run import Evaluation, evaluate, gain
 from openmimo.judge.pool import JudgePool
 from openmimo.log import progress, say
@@ -44,14 +45,15 @@ from openmimo.rl.reward import level
 from openmimo.rl.train import train
 from openmimo.rows import document_from, read_problems, read_rows, write_rows
 from openmimo.run import Run
+from openmimo.train.draft import batches_of, tune, with_copies
 from openmimo.train.pretrain import pretrain as train_base
 from openmimo.train.pretrain import seeded_model
 from openmimo.train.sft import finetune
 from openmimo.types import Document, Group, Problem, Request, Sampling
 
-T = TypeVar("T")
-
-CHECKPOINTS = {"base": "models/base", "sft": "models/sft", "rl": "models/rl"}
+MODELS = {name: f"models/{name}" for name in ("base", "sft", "draft", "rl")}
+CHECKPOINTS = {"base": MODELS["base"], "sft": MODELS["draft"], "rl": MODELS["rl"]}
+"""What is evaluated and served: the SFT model with all its draft layers, its trunk as in models/sft (decision 0035)."""
 
 
 def run_stages(run: Run, recipe: Recipe, stages: Sequence[str] = STAGES) -> None:
@@ -150,13 +152,13 @@ def pretrain(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     state = train_base(
         model, mixture, recipe.pretrain, out=run.folder, checkpoints=run.folder / "checkpoints" / "pretrain"
     )
-    save_folder(model, run.folder / CHECKPOINTS["base"], tokenizer_from=tokenizer)
+    save_folder(model, run.folder / MODELS["base"], tokenizer_from=tokenizer)
     return {"steps": state.step, "tokens": state.tokens, "skipped": state.skipped, "epochs": mixture.epochs()}
 
 
 def sft(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     """The three preparation steps, then fine-tuning (MiMo 3.1)."""
-    base = run.folder / CHECKPOINTS["base"]
+    base = run.folder / MODELS["base"]
     chat = Chat.load(base)
     held_out = [p for name in ("held_out", "validation") for p in read_problems(problems_file(run, name))]
     index = build_index(p.prompt for p in held_out)
@@ -165,19 +167,49 @@ def sft(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     model = load_folder(base).to(mesh.device)
     state = finetune(
         model,
-        samples(prepared.conversations, chat, recipe.sft.context),
+        sft_samples(prepared.conversations, chat, recipe.sft.context),
         recipe.sft,
         seed=run.seed,
         out=run.folder,
         checkpoints=run.folder / "checkpoints" / "sft",
     )
-    save_folder(model, run.folder / CHECKPOINTS["sft"], tokenizer_from=base)
+    save_folder(model, run.folder / MODELS["sft"], tokenizer_from=base)
     return {"steps": state.step, "tokens": state.tokens, "prepared": prepared.counts}
+
+
+def draft(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
+    """MTP layers 2 and up as copies of layer 1, tuned on the SFT model's rollouts of RL problems (MiMo 2.2)."""
+    start = run.folder / MODELS["sft"]
+    chat, config = Chat.load(start), recipe.draft
+    model = load_folder(start).to(mesh.device)
+    if not model.config.num_nextn_predict_layers:
+        say("draft: the model has no MTP layer to copy; it goes on as it is")
+        save_folder(model, run.folder / MODELS["draft"], tokenizer_from=start)
+        return {"steps": 0, "tokens": 0, "rollouts": 0}
+    problems = spread(read_problems(problems_file(run, "rl")), config.num_prompts)
+    samples = own_rollouts(
+        run.folder / "data" / "rollouts" / "draft.jsonl",
+        lambda: Engine(model, _engine_config(recipe, chat)),
+        [chat.render_prompt(problem.prompt) for problem in problems],
+        config,
+        stop_token_ids=chat.stop_token_ids,
+        seed=run.seed,
+    )
+    wider = with_copies(model, config.train.num_layers, chained=config.train.chained)
+    state = tune(
+        wider,
+        batches_of(samples, config.train, seed=run.seed),
+        config.train,
+        out=run.folder,
+        checkpoints=run.folder / "checkpoints" / "draft",
+    )
+    save_folder(wider, run.folder / MODELS["draft"], tokenizer_from=start)
+    return {"steps": state.step, "tokens": state.tokens, "skipped": state.skipped, "rollouts": len(samples)}
 
 
 def rl(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     """Curate problems with the SFT model's rollouts (MiMo 3.2), then GRPO (MiMo 3.3)."""
-    start = run.folder / CHECKPOINTS["sft"]
+    start = run.folder / MODELS["draft"]
     chat = Chat.load(start)
     model = load_folder(start).to(mesh.device)
     engine = Engine(load_folder(start).to(mesh.device), _engine_config(recipe, chat))
@@ -203,7 +235,7 @@ def rl(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
             checkpoints=run.folder / "checkpoints" / "rl",
             validate=validate,
         )
-    save_folder(model, run.folder / CHECKPOINTS["rl"], tokenizer_from=start)
+    save_folder(model, run.folder / MODELS["rl"], tokenizer_from=start)
     return {"updates": state.step, "tokens": state.tokens, "skipped": state.skipped, "problems": counts}
 
 
@@ -236,9 +268,8 @@ def evaluation(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
             if name == "sft":
                 greedy = Sampling(recipe.eval.max_new_tokens, temperature=0.0, stop_token_ids=chat.stop_token_ids)
                 requests = [Request(chat.render_prompt(p.prompt), greedy, p.id) for p in held_out]
-                drafting = dataclasses.replace(engine.config, num_draft_layers=1)
-                acceptance = measure_acceptance(Engine(model, drafting), requests)
-            shown = evenly_spaced(found[name][0].groups, recipe.eval.num_shown)
+                acceptance = acceptance_of(model, requests, engine.config)
+            shown = spread(found[name][0].groups, recipe.eval.num_shown)
             write_rows(run.folder / "samples" / f"{name}.jsonl", (_shown(group, chat) for group in shown))
     best = {name: max(rows, key=lambda e: e.mean()) for name, rows in found.items()}
     write_text(
@@ -341,12 +372,6 @@ def _curated(run: Run, recipe: Recipe, chat: Chat, engine: Engine, judge: JudgeP
     return read_problems(kept), json.loads(counts.read_text(encoding="utf-8"))
 
 
-def evenly_spaced(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, in order, spread from the first on."""
-    count = min(most, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
-
-
 def _chance(document_id: str) -> float:
     """A number in [0, 1) that depends on the document alone."""
     return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:6], "little") / 2**48
@@ -354,7 +379,7 @@ def _chance(document_id: str) -> float:
 
 def _even_sample(texts: Sequence[str], characters: int) -> list[str]:
     """The head of every text, as long as fits the budget when all get the same."""
-    chosen = evenly_spaced(texts, max(1, characters // 64))
+    chosen = spread(texts, max(1, characters // 64))
     return [text[: 4 * characters // len(chosen)] for text in chosen]
 
 
@@ -385,6 +410,7 @@ FUNCTIONS: dict[str, Callable[[Run, Recipe, Mesh], dict[str, Any]]] = {
     "data": data,
     "pretrain": pretrain,
     "sft": sft,
+    "draft": draft,
     "rl": rl,
     "eval": evaluation,
 }

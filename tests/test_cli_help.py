@@ -39,9 +39,10 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_the_commands_are_the_known_ones() -> None:
-    assert {words[0] for words in commands()} == set(
-        "run data pretrain sft rl eval generate chat serve judge checkpoint plan report doctor".split()
+    known = (
+        "run data pretrain sft draft rl eval train-draft generate chat serve score judge checkpoint plan report doctor"
     )
+    assert {words[0] for words in commands()} == set(known.split())
 
 
 @pytest.mark.parametrize("words", [(), *commands()], ids=" ".join)
@@ -90,6 +91,7 @@ def test_a_wrong_name_is_repeated_with_the_nearest_right_one(
         (("plan", "nano", "--set", "rl.steps=-1"), "rl.steps must be at least 0, got -1"),
         (("plan", "nano", "--set", "model.num_attention_heads=0"), "model.num_attention_heads must be at least 1"),
         (("generate", "nowhere", "a question", "-n", "0"), "-n must be at least 1, got 0"),
+        (("generate", "nowhere"), "name a prompt: --prompt TEXT"),
         (("serve", "nowhere", "--port", "99999"), "--port must be 0 to 65535, got 99999"),
         (("run",), "recipe"),
         (("run", "--nope"), "--nope"),

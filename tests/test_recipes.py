@@ -17,6 +17,7 @@ NEW = {
     "model": "model.hidden_size=256",
     "pretrain": "pretrain.batch_ramp_tokens=2e6",
     "sft": "sft.learning_rate=1e-4",
+    "draft": "draft.num_samples=7",
     "rl": "rl.scheme=strict",
     "engine": "engine.max_batch_size=7",
     "judge": "judge.wall_s=0.7",

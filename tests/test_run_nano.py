@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from openmimo.judge.problem_file import problem_to_json
 from openmimo.log import read_metrics
 from openmimo.rows import problem_from
 
-STAGES = ("data", "pretrain", "sft", "rl", "eval")
+STAGES = ("data", "pretrain", "sft", "draft", "rl", "eval")
+LASTS_S = {"data": 8.0, "pretrain": 3.0, "sft": 1.0, "draft": 1.0, "rl": 6.0, "eval": 2.0}
+"""About as long as each stage works: when it is killed."""
 
 
 def command(out: Path, *more: str) -> list[str]:
@@ -46,7 +50,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for line in process.stderr:
             if line.startswith(f"{stage}: begins"):
                 break
-        time.sleep(rng.uniform(0.0, {"data": 8.0, "pretrain": 3.0, "sft": 1.0, "rl": 6.0, "eval": 2.0}[stage]))
+        time.sleep(rng.uniform(0.0, LASTS_S[stage]))
         process.send_signal(signal.SIGKILL)
         process.stderr.close()
         process.wait()
@@ -66,7 +70,7 @@ def test_a_run_killed_in_every_stage_ends_like_the_uninterrupted_one(whole: Path
         first, second = (json.loads((out / name).read_text()) for out in (whole, killed))
         assert without_timing(first) == without_timing(second)
     assert without_timing(read_metrics(whole)) == without_timing(read_metrics(killed))
-    for model in ("base", "sft", "rl"):
+    for model in ("base", "sft", "draft", "rl"):
         path = Path("models") / model / "model.safetensors"
         assert (whole / path).read_bytes() == (killed / path).read_bytes(), model
 
@@ -74,7 +78,7 @@ def test_a_run_killed_in_every_stage_ends_like_the_uninterrupted_one(whole: Path
 def test_each_step_stands_once_with_its_stage_tokens_and_loss(whole: Path) -> None:
     rows = read_metrics(whole)
     assert len({(row["stage"], row["step"]) for row in rows}) == len(rows)
-    by_stage = {stage: [r for r in rows if r["stage"] == stage] for stage in ("pretrain", "sft", "rl")}
+    by_stage = {stage: [r for r in rows if r["stage"] == stage] for stage in ("pretrain", "sft", "draft", "rl")}
     assert len(by_stage["pretrain"]) >= 20 and len(by_stage["rl"]) >= 3 and by_stage["sft"]
     for stage, found in by_stage.items():
         assert [r["step"] for r in found] == list(range(len(found))), stage
@@ -89,8 +93,20 @@ def test_the_summary_keeps_its_contract(whole: Path) -> None:
             assert set(estimate) == {"mean", "low", "high", "n"}
             assert 0.0 <= estimate["low"] <= estimate["mean"] <= estimate["high"] <= 1.0 and estimate["n"] > 0
         assert (whole / summary["checkpoints"][name] / "config.json").is_file()
-    assert 0.0 <= summary["acceptance"]["1"] <= 1.0
-    assert set(summary["timing"]) >= {"data", "pretrain", "sft", "rl"}
+    assert summary["acceptance"] and set(summary["acceptance"]) <= {"1", "2", "3"}  # a layer never reached is left out
+    assert all(0.0 <= rate <= 1.0 for rate in summary["acceptance"].values())
+    assert set(summary["timing"]) >= set(STAGES)
+
+
+def test_the_draft_stage_adds_layers_that_rl_leaves_alone(whole: Path) -> None:
+    sft, draft, rl = (load_file(whole / "models" / name / "model.safetensors") for name in ("sft", "draft", "rl"))
+    assert json.loads((whole / "summary.json").read_text())["checkpoints"]["sft"] == "models/draft"
+    assert all(torch.equal(tensor, draft[name]) for name, tensor in sft.items()), "trunk and layer 1"
+    copies = [name for name in draft if re.search(r"mtp_layers\.[12]\.", name)]
+    assert len(draft) == len(sft) + len(copies) and set(rl) == set(draft)
+    first = [re.sub(r"mtp_layers\.\d", "mtp_layers.0", name) for name in copies]
+    assert not any(torch.equal(draft[a], draft[b]) for a, b in zip(copies, first, strict=True)), "tuned"
+    assert all(torch.equal(rl[name], draft[name]) for name in draft if ".mtp_layers." in name), "frozen in RL"
 
 
 def test_the_page_loads_nothing_from_the_network(whole: Path) -> None:
@@ -131,12 +147,12 @@ def test_trained_folders_answer_chat_inspect_and_export(whole: Path, tmp_path: P
         assert done.returncode == 0, done.stderr
         return done
 
-    rows = json.loads(say("generate", folder, "Find b.", "--json", "-n", "2", "--draft-layers", "1").stdout)
-    plain = json.loads(say("generate", folder, "Find b.", "--json", "-n", "2").stdout)
+    rows = json.loads(say("generate", folder, "Find b.", "--json", "-n", "2", "--speculate", "3").stdout)
+    plain = json.loads(say("generate", folder, "Find b.", "--json", "-n", "2", "--speculate", "0").stdout)
     assert rows == plain and len(rows) == 2
     say("chat", folder, "--max-new-tokens", "8", input="Find b.\n\n")
     facts = json.loads(say("checkpoint", "inspect", folder, "--json").stdout)
-    assert facts["mtp_layers"] == 1 and facts["missing"] == facts["unexpected"] == []
+    assert facts["mtp_layers"] == 3 and facts["missing"] == facts["unexpected"] == []
     say("checkpoint", "export", folder, "-o", str(tmp_path / "q"), "--format", "qwen2")
     config = json.loads((tmp_path / "q" / "config.json").read_text())
     assert config["architectures"] == ["Qwen2ForCausalLM"] and (tmp_path / "q" / "tokenizer.json").is_file()

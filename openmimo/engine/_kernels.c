@@ -19,6 +19,15 @@
 
 #define PANEL 64 /* outputs whose weights lie together, input by input */
 #define INLINE static inline __attribute__((always_inline))
+#define WORTH 1000000 /* multiplications for which a second thread is worth waking */
+#ifdef _OPENMP
+#include <omp.h>
+#define THREAD omp_get_thread_num()
+#define PARALLEL _Pragma("omp parallel for schedule(static) if(many) num_threads(threads)")
+#else
+#define THREAD 0
+#define PARALLEL
+#endif
 
 typedef float f4 __attribute__((vector_size(16), aligned(4)));
 typedef float f8 __attribute__((vector_size(32), aligned(4)));
@@ -37,8 +46,9 @@ typedef struct {
     const int32_t *table; /* table rows x columns */
     const int64_t *positions, *table_rows, *slots, *lengths; /* a row each; slot -1 stores nothing, length 0 reads nothing */
     float *out; /* rows x heads x width */
-    float *scratch; /* group x padded, then group x width, then group */
+    float *scratch; /* a thread's: group x padded, then group x width, then group */
     int64_t rows, heads, kv_heads, width, block, columns, padded;
+    int threads;
 } Attention;
 
 /* x[rows][inputs] times packed weights, plus bias; `add` adds to what out holds. */
@@ -46,7 +56,7 @@ typedef struct {
     const float *x, *packed, *bias;
     float *out;
     int64_t rows, inputs, outputs;
-    int add;
+    int add, threads;
 } Product;
 
 /* exp of 16 floats at most 0; relative error below 2e-7, and 0 far below. */
@@ -189,28 +199,42 @@ INLINE d8 logits8(const float *row, int64_t first, int64_t end) {
 /* All kernels for one kind of machine. */
 #define KERNELS(SUFFIX, TARGET, TYPE, W, N)                                                                            \
     TILE(tile_##SUFFIX, TYPE, W, N)                                                                                    \
-    TARGET static void product_##SUFFIX(const Product *p) {                                                            \
-        int64_t most = 65536 / p->inputs / 6 * 6; /* rows that stay in the second cache while weights go by */         \
-        if (most < 6) most = 6;                                                                                        \
-        for (int64_t first = 0; first < p->rows; first += most) {                                                      \
-            int64_t last = first + most < p->rows ? first + most : p->rows;                                            \
-            for (int64_t panel = 0; panel < p->outputs; panel += PANEL) {                                              \
-                const float *weights = p->packed + panel * p->inputs;                                                  \
-                for (int64_t part = 0; part < PANEL && panel + part < p->outputs; part += W * N) {                     \
-                    int64_t row = first;                                                                               \
-                    for (; row + 6 <= last; row += 6) tile_##SUFFIX(p, row, panel + part, weights + part, 6);          \
-                    switch (last - row) {                                                                              \
-                        case 5: tile_##SUFFIX(p, row, panel + part, weights + part, 5); break;                         \
-                        case 4: tile_##SUFFIX(p, row, panel + part, weights + part, 4); break;                         \
-                        case 3: tile_##SUFFIX(p, row, panel + part, weights + part, 3); break;                         \
-                        case 2: tile_##SUFFIX(p, row, panel + part, weights + part, 2); break;                         \
-                        case 1: tile_##SUFFIX(p, row, panel + part, weights + part, 1); break;                         \
-                    }                                                                                                  \
-                }                                                                                                      \
+    TARGET static void panels_##SUFFIX(const Product *p, int64_t first, int64_t last, int64_t panel) {                 \
+        const float *weights = p->packed + panel * p->inputs;                                                          \
+        for (int64_t part = 0; part < PANEL && panel + part < p->outputs; part += W * N) {                             \
+            int64_t row = first;                                                                                       \
+            for (; row + 6 <= last; row += 6) tile_##SUFFIX(p, row, panel + part, weights + part, 6);                  \
+            switch (last - row) {                                                                                      \
+                case 5: tile_##SUFFIX(p, row, panel + part, weights + part, 5); break;                                 \
+                case 4: tile_##SUFFIX(p, row, panel + part, weights + part, 4); break;                                 \
+                case 3: tile_##SUFFIX(p, row, panel + part, weights + part, 3); break;                                 \
+                case 2: tile_##SUFFIX(p, row, panel + part, weights + part, 2); break;                                 \
+                case 1: tile_##SUFFIX(p, row, panel + part, weights + part, 1); break;                                 \
             }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
-    TARGET static void attend_##SUFFIX(const Attention *a) { attend(a); }                                              \
+    static void product_##SUFFIX(const Product *p) {                                                                   \
+        int64_t most = 65536 / p->inputs / 6 * 6; /* rows that stay in the second cache while weights go by */         \
+        if (most < 6) most = 6;                                                                                        \
+        const int64_t tiles = (p->rows + most - 1) / most, panels = (p->outputs + PANEL - 1) / PANEL;                  \
+        const int threads = p->threads, many = threads > 1 && p->rows * p->inputs * p->outputs > WORTH;                \
+        (void)many;                                                                                                    \
+        PARALLEL                                                                                                       \
+        for (int64_t n = 0; n < tiles * panels; n++) {                                                                 \
+            const int64_t first = n / panels * most, last = first + most < p->rows ? first + most : p->rows;           \
+            panels_##SUFFIX(p, first, last, n % panels * PANEL);                                                       \
+        }                                                                                                              \
+    }                                                                                                                  \
+    TARGET static void store_##SUFFIX(const Attention *a) { store(a); }                                                \
+    TARGET static void read_##SUFFIX(const Attention *a, int64_t n, float *scratch) { read_row(a, n, scratch); }           \
+    static void attend_##SUFFIX(const Attention *a) {                                                                  \
+        store_##SUFFIX(a);                                                                                             \
+        const int threads = a->threads, many = threads > 1 && a->rows * a->padded * a->heads * a->width > WORTH;       \
+        const int64_t own = a->heads / a->kv_heads * (a->padded + a->width + 1);                                       \
+        (void)many;                                                                                                    \
+        PARALLEL                                                                                                       \
+        for (int64_t n = 0; n < a->rows; n++) read_##SUFFIX(a, n, a->scratch + THREAD * own);                          \
+    }                                                                                                                  \
     TARGET static void norm_##SUFFIX(const float *x, const float *weight, float *out, int64_t rows, int64_t stride,    \
                                      int64_t width, float eps) {                                                       \
         norm(x, weight, out, rows, stride, width, eps);                                                                \
@@ -313,9 +337,9 @@ INLINE void read32(const Attention *a, const int32_t *table, const float *values
     *(f16 *)(p + 16) = (y1 + y3) * second;
 }
 
-/* Rotates and stores every row's key and value, then lets every row read its sequence's slots. */
-INLINE void attend(const Attention *a) {
-    const int64_t E = a->width, half = E / 2, P = a->block, group = a->heads / a->kv_heads;
+/* Rotates and stores every row's key and value. */
+INLINE void store(const Attention *a) {
+    const int64_t E = a->width, half = E / 2, P = a->block;
     const int64_t row_floats = (a->heads + 2 * a->kv_heads) * E;
     for (int64_t n = 0; n < a->rows; n++) {
         if (a->slots[n] < 0) continue;
@@ -331,69 +355,73 @@ INLINE void attend(const Attention *a) {
             memcpy(a->values + ((block * a->kv_heads + k) * P + at) * E, value, E * sizeof(float));
         }
     }
+}
+
+/* Lets row n read its sequence's slots. */
+INLINE void read_row(const Attention *a, int64_t n, float *scratch) {
+    const int64_t E = a->width, half = E / 2, P = a->block, group = a->heads / a->kv_heads;
+    const int64_t row_floats = (a->heads + 2 * a->kv_heads) * E;
     const float scale = 1.0f / sqrtf((float)E);
-    float *queries = a->scratch + group * a->padded, *inverses = queries + group * E;
-    for (int64_t n = 0; n < a->rows; n++) {
-        const int64_t length = a->lengths[n], blocks = (length + P - 1) / P;
-        const int32_t *table = a->table + a->table_rows[n] * a->columns;
-        const float *cos = a->cos + a->positions[n] * half, *sin = a->sin + a->positions[n] * half;
-        for (int64_t k = 0; k < a->kv_heads; k++) {
-            float *out = a->out + (n * a->heads + k * group) * E;
-            if (!length) {
-                memset(out, 0, group * E * sizeof(float));
-                continue;
+    float *queries = scratch + group * a->padded, *inverses = queries + group * E;
+    const int64_t length = a->lengths[n], blocks = (length + P - 1) / P;
+    const int32_t *table = a->table + a->table_rows[n] * a->columns;
+    const float *cos = a->cos + a->positions[n] * half, *sin = a->sin + a->positions[n] * half;
+    for (int64_t k = 0; k < a->kv_heads; k++) {
+        float *out = a->out + (n * a->heads + k * group) * E;
+        if (!length) {
+            memset(out, 0, group * E * sizeof(float));
+            continue;
+        }
+        for (int64_t g = 0; g < group; g++) {
+            const float *q = a->qkv + n * row_floats + (k * group + g) * E;
+            for (int64_t e = 0; e < half; e++) {
+                queries[g * E + e] = (q[e] * cos[e] - q[half + e] * sin[e]) * scale;
+                queries[g * E + half + e] = (q[half + e] * cos[e] + q[e] * sin[e]) * scale;
             }
-            for (int64_t g = 0; g < group; g++) {
-                const float *q = a->qkv + n * row_floats + (k * group + g) * E;
-                for (int64_t e = 0; e < half; e++) {
-                    queries[g * E + e] = (q[e] * cos[e] - q[half + e] * sin[e]) * scale;
-                    queries[g * E + half + e] = (q[half + e] * cos[e] + q[e] * sin[e]) * scale;
-                }
+        }
+        for (int64_t g = 0; g < group; g += 2) {
+            const float *q = queries + g * E, *r = g + 1 < group ? q + E : q;
+            float *s = scratch + g * a->padded, *t = g + 1 < group ? s + a->padded : s;
+            for (int64_t j = 0; j < blocks; j++) {
+                const float *keys = a->keys + (table[j] * a->kv_heads + k) * E * P;
+                for (int64_t p = 0; p < P; p += 16) score(keys + p, P, E, q, r, s + j * P + p, t + j * P + p);
             }
-            for (int64_t g = 0; g < group; g += 2) {
-                const float *q = queries + g * E, *r = g + 1 < group ? q + E : q;
-                float *s = a->scratch + g * a->padded, *t = g + 1 < group ? s + a->padded : s;
-                for (int64_t j = 0; j < blocks; j++) {
-                    const float *keys = a->keys + (table[j] * a->kv_heads + k) * E * P;
-                    for (int64_t p = 0; p < P; p += 16) score(keys + p, P, E, q, r, s + j * P + p, t + j * P + p);
-                }
+        }
+        for (int64_t g = 0; g < group; g++) {
+            float *weights = scratch + g * a->padded;
+            const int64_t end = (length + 15) / 16 * 16;
+            for (int64_t s = length; s < end; s++) weights[s] = -INFINITY;
+            f16 most = *(const f16 *)weights, totals = {};
+            for (int64_t s = 16; s < end; s += 16) {
+                f16 x = *(const f16 *)(weights + s);
+                i16 larger = x > most;
+                most = (f16)(((i16)x & larger) | ((i16)most & ~larger));
             }
-            for (int64_t g = 0; g < group; g++) {
-                float *weights = a->scratch + g * a->padded;
-                const int64_t end = (length + 15) / 16 * 16;
-                for (int64_t s = length; s < end; s++) weights[s] = -INFINITY;
-                f16 most = *(const f16 *)weights, totals = {};
-                for (int64_t s = 16; s < end; s += 16) {
-                    f16 x = *(const f16 *)(weights + s);
-                    i16 larger = x > most;
-                    most = (f16)(((i16)x & larger) | ((i16)most & ~larger));
-                }
-                float top = most[0];
-                for (int i = 1; i < 16; i++) top = most[i] > top ? most[i] : top;
-                for (int64_t s = 0; s < end; s += 16) {
-                    f16 w = exp16(*(const f16 *)(weights + s) - top);
-                    *(f16 *)(weights + s) = w;
-                    totals += w;
-                }
-                inverses[g] = 1.0f / sum16(totals);
+            float top = most[0];
+            for (int i = 1; i < 16; i++) top = most[i] > top ? most[i] : top;
+            for (int64_t s = 0; s < end; s += 16) {
+                f16 w = exp16(*(const f16 *)(weights + s) - top);
+                *(f16 *)(weights + s) = w;
+                totals += w;
             }
-            for (int64_t g = 0; g < group; g += 2) {
-                const float *one = a->scratch + g * a->padded, *two = g + 1 < group ? one + a->padded : one;
-                const float first = inverses[g], second = g + 1 < group ? inverses[g + 1] : first;
-                float *o = out + g * E, *p = g + 1 < group ? o + E : o;
-                const float *values = a->values + k * P * E;
-                int64_t e = 0;
-                for (; e + 32 <= E; e += 32) read32(a, table, values + e, one, two, length, o + e, p + e, first, second);
-                for (; e < E; e++) {
-                    float x = 0.0f, y = 0.0f;
-                    for (int64_t s = 0; s < length; s++) {
-                        float value = values[table[s / P] * a->kv_heads * P * E + s % P * E + e];
-                        x += value * one[s];
-                        y += value * two[s];
-                    }
-                    o[e] = x * first;
-                    p[e] = y * second;
+            inverses[g] = 1.0f / sum16(totals);
+        }
+        for (int64_t g = 0; g < group; g += 2) {
+            const float *one = scratch + g * a->padded, *two = g + 1 < group ? one + a->padded : one;
+            const float first = inverses[g], second = g + 1 < group ? inverses[g + 1] : first;
+            float *o = out + g * E, *p = g + 1 < group ? o + E : o;
+            const float *values = a->values + k * P * E;
+            int64_t e = 0;
+            for (; e + 32 <= E; e += 32) read32(a, table, values + e, one, two, length, o + e, p + e, first, second);
+            for (; e < E; e++) {
+                float x = 0.0f, y = 0.0f;
+                for (int64_t s = 0; s < length; s++) {
+                    float value = values[table[s / P] * a->kv_heads * P * E + s % P * E + e];
+                    x += value * one[s];
+                    y += value * two[s];
                 }
+                o[e] = x * first;
+                p[e] = y * second;
             }
         }
     }
@@ -493,9 +521,10 @@ static PyObject *py_pack(PyObject *self, PyObject *args) {
 static PyObject *py_product(PyObject *self, PyObject *args) {
     unsigned long long x, packed, bias, out;
     long long rows, inputs, outputs;
-    int add;
-    if (!PyArg_ParseTuple(args, "KKKKLLLp", &x, &packed, &bias, &out, &rows, &inputs, &outputs, &add)) return NULL;
-    Product p = {ADDRESS(x), ADDRESS(packed), ADDRESS(bias), ADDRESS(out), rows, inputs, outputs, add};
+    int add, threads;
+    if (!PyArg_ParseTuple(args, "KKKKLLLpi", &x, &packed, &bias, &out, &rows, &inputs, &outputs, &add, &threads))
+        return NULL;
+    Product p = {ADDRESS(x), ADDRESS(packed), ADDRESS(bias), ADDRESS(out), rows, inputs, outputs, add, threads};
     Py_BEGIN_ALLOW_THREADS;
     best.product(&p);
     Py_END_ALLOW_THREADS;
@@ -526,8 +555,9 @@ static PyObject *py_gate(PyObject *self, PyObject *args) {
 static PyObject *py_attend(PyObject *self, PyObject *args) {
     unsigned long long qkv, cos, sin, keys, values, table, positions, table_rows, slots, lengths, out;
     long long rows, heads, kv_heads, width, block, columns;
-    if (!PyArg_ParseTuple(args, "KKKKKKKKKKKLLLLLL", &qkv, &cos, &sin, &keys, &values, &table, &positions, &table_rows,
-                          &slots, &lengths, &out, &rows, &heads, &kv_heads, &width, &block, &columns))
+    int threads;
+    if (!PyArg_ParseTuple(args, "KKKKKKKKKKKLLLLLLi", &qkv, &cos, &sin, &keys, &values, &table, &positions, &table_rows,
+                          &slots, &lengths, &out, &rows, &heads, &kv_heads, &width, &block, &columns, &threads))
         return NULL;
     int64_t longest = 0, group = heads / kv_heads;
     for (int64_t n = 0; n < rows; n++) {
@@ -535,11 +565,11 @@ static PyObject *py_attend(PyObject *self, PyObject *args) {
         longest = length > longest ? length : longest;
     }
     int64_t padded = longest + block + 16;
-    float *scratch = malloc(group * (padded + width + 1) * sizeof(float));
+    float *scratch = malloc(threads * group * (padded + width + 1) * sizeof(float));
     if (!scratch) return PyErr_NoMemory();
     Attention a = {ADDRESS(qkv), ADDRESS(cos), ADDRESS(sin), ADDRESS(keys), ADDRESS(values), ADDRESS(table),
                    ADDRESS(positions), ADDRESS(table_rows), ADDRESS(slots), ADDRESS(lengths), ADDRESS(out), scratch,
-                   rows, heads, kv_heads, width, block, columns, padded};
+                   rows, heads, kv_heads, width, block, columns, padded, threads};
     Py_BEGIN_ALLOW_THREADS;
     best.attend(&a);
     Py_END_ALLOW_THREADS;

@@ -1,8 +1,9 @@
-"""The forward pass on a CPU in float32, by kernels that compute every row by itself (MiMo 2.2, decision 0035).
+"""The forward pass on a CPU in float32, by kernels that compute every row by itself (MiMo 2.2, decision 0026).
 
 The same arithmetic as `model.mimo`, block by block, with the weights packed for rows that come a few at a time. What a
 row gets is the same, bit for bit, in any batch, chunk and verify width, without padding: see `_kernels.c`.
-Left out: other dtypes and devices (`forward.TorchForward`), several threads (an engine a core: `pool`).
+Threads are PyTorch's number; they share out whole sums, so their number changes no bit.
+Left out: other dtypes and devices (`forward.TorchForward`).
 
 Shapes as in `forward`; F = intermediate size.
 """
@@ -119,7 +120,7 @@ class CpuForward:
             self._keys + layer * self._layer_bytes, self._values + layer * self._layer_bytes, self._table,
             columns + step, columns + 2 * step, columns + 3 * step, columns + 4 * step, mixed,
             count, config.num_attention_heads, config.num_key_value_heads, config.head_dim, self.block_size,
-            self._columns,
+            self._columns, torch.get_num_threads(),
         )  # fmt: skip
         block.output.times(mixed, x, count, add=True)
         found.norm(x, block.post_norm, y, count, width, width, eps)
@@ -155,7 +156,9 @@ class _Packed:
         return cls(packed, bias, inputs, outputs, packed.data_ptr(), 0 if bias is None else bias.data_ptr())
 
     def times(self, x: int, out: int, rows: int, add: bool = False) -> None:
-        kernels().product(x, self.address, self.bias_address, out, rows, self.inputs, self.outputs, add)
+        kernels().product(
+            x, self.address, self.bias_address, out, rows, self.inputs, self.outputs, add, torch.get_num_threads()
+        )
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -54,13 +55,21 @@ class EngineConfig:
     share_prefixes: bool = True
     """Whether sequences share the cache blocks of equal prefixes."""
     batch_invariant: bool | None = None
-    """Whether tokens must not depend on the batch. None: on the CPU in float32 yes, where it costs nothing, elsewhere
-    no; True elsewhere computes in tiles of one shape, False on the CPU uses PyTorch's matrix products."""
+    """Whether tokens must not depend on the batch. None: on a CPU in float32 yes, elsewhere no. The compiled kernels
+    always see to it, at no cost; PyTorch computes in tiles of one shape for it."""
+    backend: Literal["auto", "torch", "flex"] = "auto"
+    """What computes: `auto` takes the compiled kernels on a CPU in float32 and PyTorch elsewhere; `torch` is PyTorch
+    over gathered blocks, anywhere; `flex` reads blocks where they lie and replays CUDA graphs, for GPUs (block_size
+    128 suits them; not yet run on one)."""
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "max_model_len", "block_size", "prefill_chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.backend not in ("auto", "torch", "flex"):
+            raise ValueError(f"backend is auto, torch or flex, got {self.backend!r}")
+        if self.backend == "flex" and self.batch_invariant:
+            raise ValueError("backend flex cannot be batch_invariant; torch can")
         if self.block_size % 16:
             raise ValueError(f"block_size must be a multiple of 16, got {self.block_size}")
 
@@ -126,6 +135,7 @@ class Engine:
             max_model_len=config.max_model_len,
             num_draft_layers=config.num_draft_layers,
             batch_invariant=config.batch_invariant,
+            backend=config.backend,
         )
         self.costs: DraftCosts | None = None
         if config.adapt_drafts and config.num_draft_layers:

@@ -10,12 +10,14 @@ Shapes: N = rows, M = rows with logits, D = hidden size, V = vocabulary.
 from __future__ import annotations
 
 import time
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from openmimo.engine.cpu import CpuForward, kernels
+from openmimo.engine.flex import FlexForward
 from openmimo.engine.forward import Forward, Rows, TorchForward
 from openmimo.engine.scheduler import Work
 from openmimo.engine.sequence import Sequence
@@ -43,33 +45,33 @@ class Runner:
         max_model_len: int,
         num_draft_layers: int,
         batch_invariant: bool | None = None,
+        backend: Literal["auto", "torch", "flex"] = "auto",
     ) -> None:
         config, weight = model.config, model.lm_head.weight
         self.model = model
         self.block_size = block_size
         self.device = weight.device
         self.table_RJ = np.zeros((num_table_rows, -(-max_model_len // block_size)), dtype=np.int32)
-        num_layers = config.num_hidden_layers + num_draft_layers
+        sizes: dict[str, Any] = {
+            "num_layers": config.num_hidden_layers + num_draft_layers,
+            "num_blocks": num_blocks,
+            "table_RJ": self.table_RJ,
+            "block_size": block_size,
+        }
         on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
         self.forward: Forward
-        if on_cpu and batch_invariant is not False and kernels():
-            self.forward = CpuForward(
-                model, num_layers=num_layers, num_blocks=num_blocks, table_RJ=self.table_RJ, block_size=block_size
-            )
+        if backend == "flex":
+            self.forward = FlexForward(model, **sizes, compiled=weight.device.type == "cuda")
+        elif on_cpu and backend == "auto" and kernels():
+            self.forward = CpuForward(model, **sizes)
         else:
             self.forward = TorchForward(
-                model,
-                num_layers=num_layers,
-                num_blocks=num_blocks,
-                table_RJ=self.table_RJ,
-                block_size=block_size,
-                batch_invariant=on_cpu if batch_invariant is None else batch_invariant,
+                model, **sizes, batch_invariant=on_cpu if batch_invariant is None else batch_invariant
             )
         num_states = _num_states(config, num_draft_layers)
         self.states = torch.zeros(
             num_states, num_blocks * block_size, config.hidden_size, dtype=weight.dtype, device=self.device
         )
-        self._slots: dict[int, Tensor] = {}
 
     def trunk(self, works: list[Work]) -> Tensor:
         """(N, D) hidden states before the final norm, in the order of the works, drafts after known tokens."""

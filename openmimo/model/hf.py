@@ -1,7 +1,7 @@
 """Hugging Face folders in the released format: config.json, (sharded) safetensors, no conversion step.
 
 `mimo` folders are MiMoForCausalLM, tensors named as released; `qwen2` folders are the trunk alone, which transformers
-reads as Qwen2ForCausalLM. Safetensors only. A missing, unexpected or wrong-shaped tensor is named in one line.
+reads as Qwen2ForCausalLM. Safetensors only. A missing, unexpected, torn or wrong-shaped tensor is named in one line.
 """
 
 from __future__ import annotations
@@ -10,21 +10,31 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from openmimo.checkpoint import sync_folder, write_text
 from openmimo.config import missing_file
+from openmimo.model.card import CARD, GENERATION, generation_config, is_ours, model_card
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mimo import MiMo
+from openmimo.model.tensors import Source, Stored, find_tensors, read_pieces, read_tensor, source_of, write_shards
 
 Format = Literal["mimo", "qwen2"]
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "LICENSE",
+)
+"""Files of a folder that come along unchanged."""
 REQUIRED_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -36,6 +46,8 @@ REQUIRED_FIELDS = (
 """Of config.json; without them MiMo-7B's own would be taken."""
 QWEN2_DEFAULTS = {"rope_theta": 10_000.0, "rms_norm_eps": 1e-6}
 """What transformers takes where a qwen2 config.json is silent."""
+MODEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_SHARD_BYTES = 4_000_000_000
 
 
 def save_folder(
@@ -44,62 +56,57 @@ def save_folder(
     *,
     format: Format = "mimo",
     tokenizer_from: Path | None = None,
-    max_shard_bytes: int = 4_000_000_000,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
     """Write a model folder whole or not at all, replacing one that is there.
 
     Args:
-        tokenizer_from: folder whose tokenizer and generation files come along.
+        tokenizer_from: folder whose tokenizer, generation settings and model card come along.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     config = dataclasses.replace(model.config, rope_theta=float(model.rope_theta))
-    write_text(temporary / "config.json", json.dumps(config_json(config, format, _dtype(model)), indent=2) + "\n")
-    tensors = {
-        name: tensor.detach().contiguous()
-        for name, tensor in model.state_dict().items()
-        if not (format == "qwen2" and ".mtp_layers." in name)
-        and not (config.tie_word_embeddings and name == "lm_head.weight")
-    }
-    _write_shards(tensors, temporary, max_shard_bytes)
-    if tokenizer_from:
-        for name in TOKENIZER_FILES:
-            if (tokenizer_from / name).is_file():
-                shutil.copyfile(tokenizer_from / name, temporary / name)
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
-    sync_folder(folder.parent)
-    return folder
+    written = _written(config, format)
+    sources = {name: source_of(tensor) for name, tensor in model.state_dict().items() if name in written}
+    return write_folder(folder, config, format, sources, companions=tokenizer_from, max_shard_bytes=max_shard_bytes)
+
+
+def convert_folder(
+    folder: Path,
+    out: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    format: Format | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Write a folder anew as another dtype or format, a piece of a tensor at a time: the model is never held.
+
+    Args:
+        dtype: None keeps every tensor's own.
+        format: None keeps the folder's own.
+
+    Raises:
+        ValueError: if `out` exists, the folder does not fit its config.json, or a value does not fit `dtype`.
+    """
+    config = load_config(folder)
+    own: Format = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    fitting = _fitting(folder, config)
+    if out.exists():
+        raise ValueError(f"{out} exists already; choose another -o")
+    written = _written(config, format or own)
+    sources = {name: _converted(stored, dtype) for name, stored in fitting.items() if name in written}
+    return write_folder(out, config, format or own, sources, companions=folder, max_shard_bytes=max_shard_bytes)
 
 
 def load_folder(folder: Path, *, dtype: torch.dtype | None = None) -> MiMo:
-    """Read a MiMo or Qwen2 folder; tensors are memory-mapped and copied once.
+    """Read a MiMo or Qwen2 folder, each tensor straight into memory of its own: the peak is the weights' size.
 
     Raises:
         ValueError: for a folder that is none, or a tensor that is missing, unexpected, torn or of the wrong shape.
     """
     config = load_config(folder)
+    fitting = _fitting(folder, config)
     with torch.device("meta"):
         model = MiMo(config)
-    expected = dict(model.state_dict())
-    if config.tie_word_embeddings:
-        expected.pop("lm_head.weight")
-    found = read_tensors(folder)
-    for name, tensor in expected.items():
-        if name not in found:
-            raise ValueError(f"{folder}: tensor {name} is missing, expected shape {tuple(tensor.shape)}")
-        if found[name].shape != tensor.shape:
-            raise ValueError(
-                f"{folder}: tensor {name} has shape {tuple(found[name].shape)}, expected {tuple(tensor.shape)}"
-            )
-    spare = sorted(set(found) - set(expected) - {"lm_head.weight"})
-    if spare:
-        raise ValueError(
-            f"{folder}: unexpected tensor {spare[0]} ({len(spare)} in all); config.json does not call for it"
-        )
-    tensors = {name: found[name].to(dtype) if dtype else found[name].clone() for name in expected}
+    tensors = {name: read_tensor(stored, dtype) for name, stored in fitting.items()}
     if config.tie_word_embeddings:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     model.load_state_dict(tensors, assign=True)
@@ -137,11 +144,21 @@ def load_config(folder: Path) -> MiMoConfig:
     names = {f.name for f in dataclasses.fields(MiMoConfig)}
     values = {k: v for k, v in raw.items() if k in names and v is not None}
     values.setdefault("head_dim", raw["hidden_size"] // raw["num_attention_heads"])
+    for name in ("bos_token_id", "eos_token_id"):
+        if isinstance(values.get(name), list) and values[name]:
+            values[name] = values[name][0]  # several may end a response; the chat template's comes first
     if isinstance(rope := raw.get("rope_parameters"), dict) and "rope_theta" in rope:
         values.setdefault("rope_theta", rope["rope_theta"])
     if kind == "qwen2":
         values = {**QWEN2_DEFAULTS, **values, "num_nextn_predict_layers": 0, "attention_bias": True}
         values.pop("mtp_chained", None)
+    for name, least in (("num_nextn_predict_layers", 0), ("head_dim", 1), ("max_position_embeddings", 1)):
+        value = values.get(name, least)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{path}: {name} must be an integer of at least {least}, got {value!r}")
+    for name in ("tie_word_embeddings", "attention_bias"):
+        if not isinstance(values.get(name, False), bool):
+            raise ValueError(f"{path}: {name} must be true or false, got {values[name]!r}")
     for name in ("rope_theta", "rms_norm_eps"):
         value = values.get(name, 1.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
@@ -170,6 +187,8 @@ def config_json(config: MiMoConfig, format: Format, dtype: str) -> dict[str, Any
     if format == "qwen2":
         for name in ("num_nextn_predict_layers", "mtp_hidden", "attention_bias"):
             values.pop(name)
+        if not config.attention_bias:
+            raise ValueError("qwen2 folders need attention_bias true: Qwen2 has biases on q, k and v")
         if config.head_dim * config.num_attention_heads != config.hidden_size:
             raise ValueError("qwen2 folders need head_dim * num_attention_heads = hidden_size")
     names = {"mimo": "MiMoForCausalLM", "qwen2": "Qwen2ForCausalLM"}
@@ -185,80 +204,109 @@ def config_json(config: MiMoConfig, format: Format, dtype: str) -> dict[str, Any
     }
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder's safetensors files, memory-mapped.
-
-    Raises:
-        ValueError: if there are none, or one is truncated or missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{index} is no index of tensors: expected an object with a weight_map") from error
-    else:
-        files = sorted(p.name for p in folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder} has no safetensors file")
-    tensors: dict[str, Tensor] = {}
-    for name in files:
-        try:
-            with safe_open(str(folder / name), framework="pt") as file:
-                tensors.update({key: file.get_tensor(key) for key in file.keys()})
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{folder / name} cannot be read: {error}") from error
-    return tensors
-
-
 def inspect_folder(folder: Path) -> dict[str, Any]:
-    """What a folder holds: parameters, MTP layers, dtypes, missing and unexpected tensors."""
+    """What a folder holds, from headers alone: parameters, MTP layers, dtypes, missing and unexpected tensors."""
     config = load_config(folder)
-    with torch.device("meta"):
-        expected = dict(MiMo(config).state_dict())
-    if config.tie_word_embeddings:
-        expected.pop("lm_head.weight")
-    found = read_tensors(folder)
-    mtp = sum(t.numel() for n, t in found.items() if ".mtp_layers." in n)
+    found = find_tensors(folder)
+    expected = _expected(config)
+    mtp = sum(t.numel for n, t in found.items() if ".mtp_layers." in n)
     return {
         "folder": str(folder),
-        "parameters": {"trunk": sum(t.numel() for t in found.values()) - mtp, "mtp": mtp},
+        "parameters": {"trunk": sum(t.numel for t in found.values()) - mtp, "mtp": mtp},
         "mtp_layers": config.num_nextn_predict_layers,
         "dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in found.values()}),
+        "bytes": sum(t.numel * t.dtype.itemsize for t in found.values()),
+        "files": len({t.path for t in found.values()}),
         "missing": sorted(set(expected) - set(found)),
-        "unexpected": sorted(set(found) - set(expected)),
-        "wrong_shape": sorted(n for n, t in expected.items() if n in found and found[n].shape != t.shape),
+        "unexpected": sorted(set(found) - set(expected) - _spare(config)),
+        "wrong_shape": sorted(n for n, shape in expected.items() if n in found and found[n].shape != shape),
         "config": dataclasses.asdict(config),
     }
 
 
-def _write_shards(tensors: dict[str, Tensor], folder: Path, max_shard_bytes: int) -> None:
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, tensor in tensors.items():
-        if size and size + tensor.nbytes > max_shard_bytes:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
-    if len(shards) == 1:
-        _write_file(shards[0], folder / "model.safetensors")
+def _expected(config: MiMoConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a folder of this config holds."""
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in MiMo(config).state_dict().items()}
+    return {name: shape for name, shape in shapes.items() if name not in _spare(config)}
+
+
+def _spare(config: MiMoConfig) -> set[str]:
+    """Tensors that may be there and say nothing new."""
+    return {"lm_head.weight"} if config.tie_word_embeddings else set()
+
+
+def _written(config: MiMoConfig, format: Format) -> set[str]:
+    return {name for name in _expected(config) if not (format == "qwen2" and ".mtp_layers." in name)}
+
+
+def _fitting(folder: Path, config: MiMoConfig) -> dict[str, Stored]:
+    """The folder's tensors, once all are there and none is too many.
+
+    Raises:
+        ValueError: naming the first that is missing, of the wrong shape or type, or unexpected.
+    """
+    found, expected = find_tensors(folder), _expected(config)
+    for name, shape in expected.items():
+        if name not in found:
+            raise ValueError(f"{folder}: tensor {name} is missing, expected shape {shape}")
+        if found[name].shape != shape:
+            raise ValueError(f"{folder}: tensor {name} has shape {found[name].shape}, expected {shape}")
+        if found[name].dtype not in MODEL_DTYPES:
+            dtype = str(found[name].dtype).removeprefix("torch.")
+            raise ValueError(f"{folder}: tensor {name} is {dtype}; float32, bfloat16 and float16 are supported")
+    spare = sorted(set(found) - set(expected) - _spare(config))
+    if spare:
+        raise ValueError(
+            f"{folder}: unexpected tensor {spare[0]} ({len(spare)} in all); config.json does not call for it"
+        )
+    return {name: found[name] for name in expected}
+
+
+def _converted(stored: Stored, dtype: torch.dtype | None) -> Source:
+    return Source(stored.shape, dtype or stored.dtype, lambda: read_pieces(stored, dtype))
+
+
+def write_folder(
+    folder: Path,
+    config: MiMoConfig,
+    format: Format,
+    sources: Mapping[str, Source],
+    *,
+    companions: Path | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Write tensors, which need not exist as wholes, beside, then rename; nothing is left behind if that fails.
+
+    Args:
+        companions: folder whose tokenizer, generation settings and model card come along.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    dtype = str(next(iter(sources.values())).dtype).removeprefix("torch.")
+    described = config_json(config, format, dtype)
+    temporary.mkdir(parents=True)
+    try:
+        write_text(temporary / "config.json", json.dumps(described, indent=2) + "\n")
+        write_text(temporary / GENERATION, json.dumps(generation_config(config), indent=2) + "\n")
+        write_text(temporary / CARD, model_card(config, format))
+        _copy_companions(companions, temporary)
+        write_shards(sources, temporary, max_shard_bytes)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+    return folder
+
+
+def _copy_companions(companions: Path | None, into: Path) -> None:
+    """Tokenizer and the like; a model card that is somebody's own stays, ours says anew what is true now."""
+    if not companions:
         return
-    weight_map = {}
-    for n, shard in enumerate(shards, 1):
-        name = f"model-{n:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(shard, folder / name)
-        weight_map.update(dict.fromkeys(shard, name))
-    total = sum(t.nbytes for t in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
-
-
-def _write_file(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file(tensors, str(path), metadata={"format": "pt"})
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _dtype(model: MiMo) -> str:
-    return str(next(model.parameters()).dtype).removeprefix("torch.")
+    for name in (*COMPANIONS, GENERATION, CARD):
+        path = companions / name
+        if path.is_file() and not (name == CARD and is_ours(path)):
+            shutil.copyfile(path, into / name)

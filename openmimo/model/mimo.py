@@ -157,7 +157,8 @@ class MiMo(nn.Module):
 
     def draft_normed(self, k: int, x_BTD: Tensor) -> Tensor:
         """`draft_hidden` of layer k after the layer's final norm: multiply by `lm_head.weight` for draft logits."""
-        return self.model.mtp_layers[k].final_layernorm(x_BTD)
+        layer: MTPLayer = self.model.mtp_layers[k]  # type: ignore[assignment]
+        return layer.final_layernorm(x_BTD)
 
     def rope(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin, each (B, T, 1, E), float32."""

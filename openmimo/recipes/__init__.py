@@ -14,6 +14,7 @@ from pathlib import Path
 from openmimo.config import missing_file, nearest
 from openmimo.curate.corpus import CorpusConfig
 from openmimo.data.pipeline import DataConfig
+from openmimo.draft import DraftingConfig
 from openmimo.engine.engine import EngineConfig
 from openmimo.eval.run import EvalConfig
 from openmimo.judge.pool import JudgeConfig
@@ -22,7 +23,7 @@ from openmimo.rl.train import RLConfig
 from openmimo.train.pretrain import PretrainConfig
 from openmimo.train.sft import SFTConfig
 
-STAGES = ("data", "pretrain", "sft", "rl", "eval")
+STAGES = ("data", "pretrain", "sft", "draft", "rl", "eval")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Recipe:
     model: MiMoConfig = field(default_factory=MiMoConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
+    draft: DraftingConfig = field(default_factory=DraftingConfig)
     rl: RLConfig = field(default_factory=RLConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from openmimo.draft import DraftingConfig
 from openmimo.engine.engine import EngineConfig
 from openmimo.eval.run import EvalConfig
 from openmimo.model.config import MiMoConfig
 from openmimo.recipes import Recipe
 from openmimo.rl.train import RLConfig
+from openmimo.train.draft import DraftConfig
 from openmimo.train.pretrain import PretrainConfig
 from openmimo.train.sft import SFTConfig
 
@@ -28,6 +30,7 @@ def mimo7b() -> Recipe:
         model=MiMoConfig(),  # MiMo 2.2, released checkpoint
         pretrain=PretrainConfig(stages=stages, micro_rows=1),  # MiMo 2.3
         sft=SFTConfig(micro_rows=1),  # MiMo 3.1
+        draft=DraftingConfig(train=DraftConfig(micro_rows=1)),  # MiMo 2.2: three layers; the rest ours
         rl=RLConfig(micro_rows=1),  # MiMo 3.3.3
         engine=EngineConfig(max_model_len=32_768, num_token_ids=151_665),  # released checkpoint
         eval=EvalConfig(),  # MiMo 3.5

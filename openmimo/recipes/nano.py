@@ -46,6 +46,12 @@ def nano() -> Recipe:
             checkpoint_every=5,
         ),
         sft=replace(base.sft, batch_rows=4, checkpoint_every=2),
+        draft=replace(
+            base.draft,
+            num_prompts=8,
+            max_new_tokens=24,
+            train=replace(base.draft.train, steps=6, batch_rows=2, checkpoint_every=2),
+        ),
         rl=replace(
             base.rl,
             steps=3,

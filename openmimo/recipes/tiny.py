@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from openmimo.curate.corpus import CorpusConfig
 from openmimo.data.pipeline import DataConfig
+from openmimo.draft import DraftingConfig
 from openmimo.engine.engine import EngineConfig
 from openmimo.eval.run import EvalConfig
 from openmimo.judge.pool import JudgeConfig
 from openmimo.model.config import MiMoConfig
 from openmimo.recipes import Recipe
 from openmimo.rl.train import RLConfig
+from openmimo.train.draft import DraftConfig
 from openmimo.train.optim import OptimConfig, Piece
 from openmimo.train.pretrain import PretrainConfig, StageConfig
 from openmimo.train.sft import SFTConfig
@@ -72,6 +74,20 @@ def tiny() -> Recipe:
             epochs=1.0,
             optim=OptimConfig(kind="muon"),
             checkpoint_every=50,
+        ),
+        draft=DraftingConfig(
+            num_prompts=600,
+            num_samples=2,
+            max_new_tokens=144,
+            train=DraftConfig(
+                steps=64,
+                learning_rate=3e-3,
+                final_share=0.1,
+                batch_rows=8,
+                context=CONTEXT,
+                optim=OptimConfig(kind="muon"),
+                checkpoint_every=32,
+            ),
         ),
         rl=RLConfig(
             steps=24,

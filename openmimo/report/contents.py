@@ -13,7 +13,7 @@ from openmimo.report import shapes
 from openmimo.rows import read_rows
 
 CHECKPOINTS = ("base", "sft", "rl")
-STAGES = ("data", "pretrain", "sft", "rl", "eval")
+STAGES = ("data", "pretrain", "sft", "draft", "rl", "eval")
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def _parts(contents: Contents) -> dict[str, Any]:
     curves = [
         ("pretrain", "Pre-training", panels.pretraining(metrics.get("pretrain", ()))),
         ("sft", "Supervised fine-tuning", panels.finetuning(metrics.get("sft", ()))),
+        ("draft", "Draft layers", panels.drafting(metrics.get("draft", ()))),
         ("rl", "Reinforcement learning", panels.reinforcement(metrics.get("rl", ()))),
     ]
     times = tables.stage_times(contents)

@@ -12,6 +12,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 NAMES = {"base": "base", "sft": "SFT", "rl": "RL"}
 KINDS: tuple[tuple[str, str, Color], ...] = (("math", "maths", "math"), ("code", "code", "code"))
+COLORS_IN_TURN: tuple[Color, ...] = ("first", "second", "math", "code", "base")
 COLORS: Mapping[str, Color] = {"base": "base", "sft": "sft", "rl": "rl"}
 
 
@@ -36,6 +37,16 @@ def finetuning(rows: Rows) -> list[Chart]:
         Chart("Loss, nats a target", "step", _losses(rows, "step")),
         Chart("Learning rate", "step", [line(rows, "learning_rate", "step")], from_zero=True),
     ]
+
+
+def drafting(rows: Rows) -> list[Chart]:
+    """Loss of the MTP layers that are tuned for drafting (MiMo 2.2)."""
+    layers = sorted({key for row in rows for key in row if key.startswith("mtp_")})
+    series = [
+        line(rows, key, "step", f"MTP layer {key.removeprefix('mtp_')}", color)
+        for key, color in zip(layers, COLORS_IN_TURN, strict=False)
+    ]
+    return [Chart("Loss, nats a target", "step", series)]
 
 
 def reinforcement(rows: Rows) -> list[Chart]:

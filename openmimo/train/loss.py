@@ -91,7 +91,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor, chunk: int
     ) -> Tensor:
-        grad_hidden_ND, grad_head_VD = torch.empty_like(hidden_ND), torch.zeros_like(head_VD)
+        grad_hidden_ND = torch.empty_like(hidden_ND)
+        grad_head_VD = torch.zeros_like(head_VD) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
@@ -103,7 +104,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_NV[rows, targets_N[part]] -= 1.0
             grad_NV = (grad_NV * weights_N[part][:, None]).to(hidden_ND.dtype)
             grad_hidden_ND[part] = grad_NV @ head_VD
-            grad_head_VD += grad_NV.T @ hidden_ND[part]
+            if grad_head_VD is not None:  # a frozen head needs none
+                grad_head_VD += grad_NV.T @ hidden_ND[part]
         ctx.save_for_backward(grad_hidden_ND, grad_head_VD)
         return total
 
@@ -113,7 +115,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         scale = grads[0]
         return (
             grad_hidden_ND * scale.to(grad_hidden_ND.dtype),
-            grad_head_VD * scale.to(grad_head_VD.dtype),
+            None if grad_head_VD is None else grad_head_VD * scale.to(grad_head_VD.dtype),
             None,
             None,
             None,

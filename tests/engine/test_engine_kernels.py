@@ -42,12 +42,14 @@ def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
     _kernels.use()
 
 
-def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def product(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, threads: int = 1
+) -> torch.Tensor:
     outputs, inputs = weight.shape
     packed, out = torch.empty(-(-outputs // 64) * 64 * inputs), torch.full((len(x), outputs), math.nan)
     _kernels.pack(weight.data_ptr(), packed.data_ptr(), outputs, inputs)
     address = 0 if bias is None else bias.data_ptr()
-    _kernels.product(x.data_ptr(), packed.data_ptr(), address, out.data_ptr(), len(x), inputs, outputs, False)
+    _kernels.product(x.data_ptr(), packed.data_ptr(), address, out.data_ptr(), len(x), inputs, outputs, False, threads)
     return out
 
 
@@ -65,11 +67,16 @@ def test_a_product_is_that_of_the_matrices_and_its_rows_do_not_know_of_each_othe
         assert torch.equal(product(x[5 : 5 + count].contiguous(), weight, bias), whole[5 : 5 + count])
 
 
+def test_threads_share_out_whole_sums(instructions: str) -> None:
+    x, weight = torch.randn(150, 301), torch.randn(500, 301)
+    assert torch.equal(product(x, weight, threads=3), product(x, weight))
+
+
 def test_a_product_can_be_added_to_what_is_there(instructions: str) -> None:
     x, weight, out = torch.randn(3, 8), torch.randn(70, 8), torch.ones(3, 70)
     packed = torch.empty(128 * 8)
     _kernels.pack(weight.data_ptr(), packed.data_ptr(), 70, 8)
-    _kernels.product(x.data_ptr(), packed.data_ptr(), 0, out.data_ptr(), 3, 8, 70, True)
+    _kernels.product(x.data_ptr(), packed.data_ptr(), 0, out.data_ptr(), 3, 8, 70, True, 1)
     assert torch.allclose(out, 1 + x @ weight.T, atol=1e-5)
 
 

@@ -6,10 +6,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from openmimo.engine.engine import Engine, EngineConfig
+from openmimo.engine.flex import FlexForward
+from openmimo.engine.forward import Rows, TorchForward
 from openmimo.model.attention import packed_attention
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mimo import MiMo
@@ -61,9 +64,7 @@ def dense(model: MiMo, ids: tuple[int, ...]) -> tuple[torch.Tensor, list[torch.T
 
 
 @pytest.mark.parametrize("chained", [False, True])
-@pytest.mark.parametrize(
-    "change", [{}, {"prefill_chunk": 7}, {"max_batch_size": 2}, {"batch_invariant": False}], ids=str
-)
+@pytest.mark.parametrize("change", [{}, {"prefill_chunk": 7}, {"max_batch_size": 2}, {"backend": "torch"}], ids=str)
 def test_scores_are_the_teacher_forced_log_probabilities_of_trunk_and_mtp_layers(
     chained: bool, change: dict[str, object]
 ) -> None:
@@ -190,13 +191,37 @@ def test_twenty_arrival_orders_with_aborts_around_them_change_no_bit(model: MiMo
         assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
 
 
-@pytest.mark.parametrize("invariant", [False, True])
-def test_pytorch_alone_decodes_the_same_tokens_with_and_without_drafts(model: MiMo, invariant: bool) -> None:
-    sizes = replace(SIZES, batch_invariant=invariant)
+@pytest.mark.parametrize(
+    "change", [{"backend": "torch"}, {"backend": "torch", "batch_invariant": False}, {"backend": "flex"}], ids=str
+)
+def test_pytorch_alone_decodes_the_same_tokens_with_and_without_drafts(model: MiMo, change: dict) -> None:
+    sizes = replace(SIZES, **change)
     asked = [Request(ids, Sampling(20, seed=n)) for n, ids in enumerate(texts(6, 60))]
     expected = Engine(model, SIZES).generate(asked)
     for drafts in (0, 3):
         found = Engine(model, replace(sizes, num_draft_layers=drafts)).generate(asked)
+        assert [r.token_ids for r in found] == [r.token_ids for r in expected]
+
+
+@pytest.mark.slow
+def test_compiled_flex_attention_agrees_with_the_gathered_one(model: MiMo) -> None:
+    table = np.random.default_rng(0).permutation(9).astype(np.int32).reshape(3, 3)
+    sizes = {"num_layers": 5, "num_blocks": 9, "table_RJ": table, "block_size": 16}
+    owners, positions = [0] * 33 + [2] * 48, [*range(33), *range(48)]
+    rows = Rows.of([n % 131 for n in range(81)], positions, owners, table, 16)
+    with torch.inference_mode():
+        found = FlexForward(model, **sizes, compiled=True).trunk(rows)
+        expected = TorchForward(model, **sizes, batch_invariant=False).trunk(rows)
+    assert torch.allclose(found, expected, atol=3e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_decodes_the_same_tokens_by_graphs(model: MiMo) -> None:
+    asked = [Request(ids, Sampling(20, seed=n)) for n, ids in enumerate(texts(6, 60))]
+    expected = Engine(model, SIZES).generate(asked)
+    for drafts in (0, 3):
+        sizes = replace(SIZES, backend="flex", block_size=128, num_draft_layers=drafts)
+        found = Engine(made().cuda(), sizes).generate(asked)
         assert [r.token_ids for r in found] == [r.token_ids for r in expected]
 
 

@@ -11,8 +11,9 @@ from openmimo.data.chat import CHAT_TEMPLATE, Chat
 from openmimo.data.tokenizer import save_tokenizer, train_tokenizer
 from openmimo.model.attention import packed_attention
 from openmimo.model.config import MiMoConfig
-from openmimo.model.hf import inspect_folder, load_config, load_folder, read_tensors, save_folder
+from openmimo.model.hf import convert_folder, inspect_folder, load_config, load_folder, save_folder
 from openmimo.model.mimo import MiMo
+from openmimo.model.tensors import find_tensors
 
 SMALL = MiMoConfig(
     vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -240,7 +241,7 @@ def test_the_released_shape_has_the_released_number_of_parameters() -> None:
 def test_an_index_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is no index of tensors"):
-        read_tensors(tmp_path)
+        find_tensors(tmp_path)
 
 
 @pytest.mark.parametrize("value", ["x", 0, -1.0, True])
@@ -248,4 +249,108 @@ def test_a_rope_base_that_is_none_is_named(tmp_path: Path, value: object) -> Non
     folder = save_folder(model_of(), tmp_path / "m")
     with_fields(folder, rope_theta=value)
     with pytest.raises(ValueError, match=r"rope_theta must be a number above 0, got"):
+        load_folder(folder)
+
+
+def released_config() -> dict[str, object]:
+    """As the released folder's config.json has it, but for the sizes."""
+    return {
+        "architectures": ["MiMoForCausalLM"],
+        "attention_bias": True,
+        "attention_dropout": 0.0,
+        "auto_map": {"AutoConfig": "configuration_mimo.MiMoConfig", "AutoModel": "modeling_mimo.MiMoModel"},
+        "bos_token_id": 290,
+        "eos_token_id": 291,
+        "head_dim": 8,
+        "hidden_act": "silu",
+        "hidden_size": 32,
+        "initializer_range": 0.02,
+        "intermediate_size": 48,
+        "max_position_embeddings": 32_768,
+        "max_window_layers": 2,
+        "model_type": "mimo",
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "num_nextn_predict_layers": 1,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": None,
+        "rope_theta": 640_000,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.40.1",
+        "use_cache": True,
+        "use_mrope": False,
+        "use_sliding_window": False,
+        "vocab_size": 300,
+    }
+
+
+def test_a_folder_as_released_loads_and_what_lies_beside_the_weights_comes_along(tmp_path: Path) -> None:
+    model = model_of().bfloat16()
+    folder = save_folder(model, tmp_path / "released", max_shard_bytes=9_000)
+    (folder / "config.json").write_text(json.dumps(released_config()))
+    companions = {
+        "generation_config.json": '{"temperature": 0.3}',
+        "README.md": "# Somebody's own card",
+        "merges.txt": "a b",
+        "modeling_mimo.py": "raise SystemExit",
+    }
+    for name, text in companions.items():
+        (folder / name).write_text(text)
+    again = load_folder(folder)
+    assert again.config == MiMoConfig(
+        **{**vars(SMALL), "rope_theta": 640_000, "max_position_embeddings": 32_768, "bos_token_id": 290,
+           "eos_token_id": 291}
+    )  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    with_fields(folder, eos_token_id=[295, 291])
+    assert load_config(folder).eos_token_id == 295
+    for out in (
+        save_folder(again, tmp_path / "saved", tokenizer_from=folder),
+        convert_folder(folder, tmp_path / "converted"),
+    ):
+        assert {name: (out / name).read_text() for name in list(companions)[:3]} == dict(list(companions.items())[:3])
+        assert not (out / "modeling_mimo.py").exists(), "no code comes along"
+        assert set(load_folder(out).state_dict()) == set(model.state_dict())
+
+
+def test_generation_settings_and_a_card_are_written_and_a_card_of_ours_says_what_is_true_now(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = MiMoConfig(**{**vars(SMALL), "bos_token_id": 3, "eos_token_id": 5})
+    folder = save_folder(model_of(config), tmp_path / "m")
+    found = transformers.GenerationConfig.from_pretrained(folder)
+    assert (found.bos_token_id, found.eos_token_id, found.temperature, found.top_p) == (3, 5, 0.6, 0.95)
+    three = MiMoConfig(**{**vars(config), "num_nextn_predict_layers": 3, "mtp_chained": True})
+    card = (save_folder(model_of(three), tmp_path / "three", tokenizer_from=folder) / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name:") and "| MTP layers | 3, chained" in card
+    trunk, mtp = three.num_parameters()
+    assert f"| parameters | {trunk + mtp:,} ({mtp:,} of them MTP) |" in card
+    plain = (convert_folder(folder, tmp_path / "q", format="qwen2") / "README.md").read_text()
+    assert "| MTP layers | 0 |" in plain and f"| parameters | {trunk:,} |" in plain
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("num_nextn_predict_layers", -1, "must be an integer of at least 0, got -1"),
+        ("num_nextn_predict_layers", "1", "must be an integer of at least 0, got '1'"),
+        ("head_dim", 0, "must be an integer of at least 1, got 0"),
+        ("tie_word_embeddings", "no", "must be true or false, got 'no'"),
+        ("mtp_chained", 1, "mtp_chained is true or false, got 1"),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_named(tmp_path: Path, field: str, value: object, said: str) -> None:
+    folder = save_folder(model_of(), tmp_path / "m")
+    with_fields(folder, **{field: value})
+    with pytest.raises(ValueError, match=field) as caught:
+        load_folder(folder)
+    assert said in str(caught.value)
+
+
+def test_a_tensor_of_integers_is_refused(tmp_path: Path) -> None:
+    folder = save_folder(model_of(), tmp_path / "m")
+    with_tensors(folder, {"model.norm.weight": torch.ones(32, dtype=torch.int8)})
+    with pytest.raises(ValueError, match=r"tensor model\.norm\.weight is int8; float32, bfloat16 and float16 are"):
         load_folder(folder)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from openmimo.report.curves import Chart, Drawn, Series, draw, thinned
 from openmimo.report.figures import duration, percent, points, short
-from openmimo.report.panels import accuracies, pass_at_k, pretraining, stage_borders, temperatures
+from openmimo.report.panels import accuracies, drafting, pass_at_k, pretraining, stage_borders, temperatures
 
 ANY = st.floats(allow_nan=True, allow_infinity=True, width=32)
 
@@ -108,3 +108,9 @@ def test_figures_are_short():
     assert [duration(s) for s in (0.42, 59.6, 61, 7500)] == ["0.4 s", "1 min 0 s", "1 min 1 s", "2 h 5 min"]
     assert (percent(0.1234), percent(None), percent(math.nan)) == ("12.3 %", "–", "–")
     assert (points(0.1), points(-0.021)) == ("+10.0", "−2.1")
+
+
+def test_every_draft_layer_has_its_line():
+    rows = [{"step": n, "mtp_2": 1.0 - n / 10, "mtp_3": 2.0 - n / 10} for n in range(3)]
+    (chart,) = drafting(rows)
+    assert [trace["name"] for trace in figure(draw(chart))["data"]] == ["MTP layer 2", "MTP layer 3"]
