@@ -5,8 +5,8 @@
 24.4 M parameters in the trunk (8 layers of 512) and 3.5 M in the MTP layer that pre-training has. The corpus is the
 tiny recipe's, with the working written out in every answer and without web pages: half a million tokens teach such
 text and no other, and speculative decoding is to be measured on responses that a model has learnt. Stages are the
-product's own: data, pretrain, sft, and draft where there is one, which adds MTP layers 2 and 3. The folder stays, so
-the next benchmark finds it; it is outside git.
+product's own: data, pretrain, sft, and draft, which adds MTP layers 2 and 3. The folder stays, so the next benchmark
+finds it; it is outside git.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from openmimo.model.config import MiMoConfig
-from openmimo.recipes import STAGES, Recipe
+from openmimo.recipes import Recipe
 from openmimo.train.optim import Piece
 from openmimo.train.pretrain import StageConfig
 
@@ -39,7 +39,7 @@ MEDIUM = MiMoConfig(
     rope_theta=10_000.0,
     max_position_embeddings=512,
 )
-TRAINED = tuple(stage for stage in ("data", "pretrain", "sft", "draft") if stage in STAGES)
+TRAINED = ("data", "pretrain", "sft", "draft")
 """Every stage up to the last that makes a model to decode with."""
 
 
@@ -77,6 +77,7 @@ def medium(threads: int = 2) -> Recipe:
             checkpoint_every=120,
         ),
         sft=replace(base.sft, mtp_weight=0.3, checkpoint_every=1000),
+        draft=replace(base.draft, num_prompts=400, num_samples=1, train=replace(base.draft.train, steps=40)),
         engine=replace(base.engine, max_batch_size=64, max_model_len=512),
     )
 
