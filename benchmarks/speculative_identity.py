@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/speculative_identity.py [MODEL_FOLDER] [RESULT.json]
 
 For temperatures 0, 0.6 and 1.0, each plain, with top-p, with top-k and with both: the same requests with every number
-of drafts, and with a number that follows the live batch, on models whose drafters are identical, good and bad, and on a
-trained folder if one is given. Counted are responses in which a token or the bits of a log-probability differ from
+of drafts, and with a number that changes from step to step, on models whose drafters are identical, good and bad, and
+on a trained folder if one is given. Counted are responses in which a token or the bits of a log-probability differ from
 plain decoding's, with how often drafts were kept, without which nothing would be shown. fp32, on the CPU.
 """
 
@@ -42,8 +42,9 @@ def main() -> None:
         "bad drafter": drafting_model(context=0.1, noise=0.03),
     }
     folders = [Path(word) for word in sys.argv[1:] if not word.endswith(".json")]
-    models |= {str(folder): load_folder(folder, dtype=torch.float32) for folder in folders}
     found = {name: rounds(model, NUM_REQUESTS, NEW_TOKENS) for name, model in models.items()}
+    for folder in folders:  # larger, so fewer requests
+        found[folder.name] = rounds(load_folder(folder, dtype=torch.float32), NUM_REQUESTS // 6, NEW_TOKENS)
     record.write(
         "same seeds, 0 to 3 drafts: responses that differ",
         "OMP_NUM_THREADS=1 python benchmarks/speculative_identity.py MODEL_FOLDER",
@@ -67,7 +68,7 @@ def rounds(model: MiMo, num_requests: int, new_tokens: int) -> list[dict[str, An
         for truncation, settings in TRUNCATIONS.items():
             asked = requests(model, num_requests, Sampling(new_tokens, temperature=temperature, **settings))
             plain, _ = decode(model, asked, 0)
-            for num_drafts in (*range(1, most + 1), "adaptive"):
+            for num_drafts in (*range(1, most + 1), "varying"):
                 responses, rates = decode(model, asked, num_drafts)
                 found.append(
                     {
@@ -92,14 +93,20 @@ def requests(model: MiMo, number: int, sampling: Sampling) -> list[Request]:
     return [Request(prompts[n // 2], replace(sampling, seed=n)) for n in range(number)]
 
 
+class Varying(Engine):
+    """Another number of drafts in every step, as if the live batch called for it."""
+
+    def _num_drafts(self, sequences: Any) -> int:
+        return self.stats.num_steps * 7 % 5 % (self.config.num_draft_layers + 1)
+
+
 def decode(
-    model: MiMo, asked: list[Request], num_drafts: int | Literal["adaptive"]
+    model: MiMo, asked: list[Request], num_drafts: int | Literal["varying"]
 ) -> tuple[list[Any], dict[str, float]]:
     """(token ids, log-probabilities) of every response, and acceptance by layer."""
-    adaptive = num_drafts == "adaptive"
-    layers = min(3, model.config.num_nextn_predict_layers) if num_drafts == "adaptive" else num_drafts
-    config = EngineConfig(max_batch_size=32, max_model_len=128, num_draft_layers=layers, adapt_drafts=adaptive)
-    engine = Engine(model, config)
+    layers = min(3, model.config.num_nextn_predict_layers) if num_drafts == "varying" else num_drafts
+    config = EngineConfig(max_batch_size=32, max_model_len=128, num_draft_layers=layers)
+    engine = (Varying if num_drafts == "varying" else Engine)(model, config)
     rollouts = engine.generate(asked)
     return [(r.token_ids, r.logprobs, r.raw_logprobs) for r in rollouts], engine.acceptance.rates()
 
