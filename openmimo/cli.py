@@ -261,33 +261,48 @@ def evaluate(recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = Non
     _stages(recipe, out, seed, set, None, ("eval",), json)
 
 
+Dtype = Annotated[str, typer.Option("--dtype", help="auto (the folder's own), float32 or bfloat16")]
+Speculate = Annotated[
+    str,
+    typer.Option("--speculate", help="drafts by MTP layers: auto, or a number at any batch size; 0: plain decoding"),
+]
+
+
 @app.command()
 def generate(
     folder: Folder,
-    prompt: Annotated[list[str], typer.Argument(help="prompts, each answered as a user's message")],
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="each answered as a user's message")
+    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="the same, as an option")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="tokens at most")] = 144,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.6,
     top_p: Annotated[float, typer.Option(help="nucleus")] = 0.95,
     n: Annotated[int, typer.Option("-n", help="responses a prompt")] = 1,
     seed: Seed = 0,
-    draft_layers: Annotated[int, typer.Option(help="MTP layers that draft; 0 is plain decoding")] = 0,
+    dtype: Dtype = "auto",
+    speculate: Speculate = "auto",
     json: Json = False,
 ) -> None:
     """Answer prompts with a trained folder.
 
-    Example: openmimo generate runs/tiny/models/rl "Work modulo 10. Start 4. A + 9. B * 3. End?"
+    Example: openmimo generate runs/tiny/models/rl --prompt "Work modulo 10. Start 4. A + 9. B * 3. End?" --json
     """
     from openmimo.talk import answer
 
+    asked = [*(prompts or []), *(prompt or [])]
+    if not asked:
+        raise ValueError("name a prompt: --prompt TEXT")
     rows = answer(
         folder,
-        prompt,
+        asked,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
         n=n,
         seed=seed,
-        num_draft_layers=draft_layers,
+        dtype=dtype,
+        speculate=speculate,
     )
     if json:
         _print(rows)
@@ -302,6 +317,8 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="tokens at most")] = 144,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.6,
     seed: Seed = 0,
+    dtype: Dtype = "auto",
+    speculate: Speculate = "auto",
 ) -> None:
     """Talk to a trained folder, a line at a time; an empty line or end of input ends it.
 
@@ -309,7 +326,15 @@ def chat(
     """
     from openmimo.talk import converse
 
-    converse(folder, sys.stdin, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    converse(
+        folder,
+        sys.stdin,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        dtype=dtype,
+        speculate=speculate,
+    )
 
 
 @app.command()
@@ -340,16 +365,37 @@ def score(
 def serve(
     folder: Folder,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port")] = 8000,
-    draft_layers: Annotated[int, typer.Option(help="MTP layers that draft; 0 is plain decoding")] = 0,
+    port: Annotated[int, typer.Option(help="port; 0 takes a free one and prints it")] = 8000,
+    dtype: Dtype = "auto",
+    speculate: Speculate = "auto",
+    max_model_len: Annotated[
+        int | None, typer.Option(help="tokens of prompt and answer; default the model's, at most 4096")
+    ] = None,
+    max_batch_size: Annotated[int, typer.Option(help="sequences decoded together")] = 32,
+    max_waiting: Annotated[int, typer.Option(help="sequences that may wait; beyond them calls get 429")] = 256,
+    max_body_bytes: Annotated[int, typer.Option(help="largest request")] = 4 << 20,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="file with the key that callers must give; else OPENMIMO_API_KEY; else none")
+    ] = None,
 ) -> None:
-    """Serve a trained folder over OpenAI-compatible HTTP.
+    """Serve a trained folder over OpenAI-compatible HTTP, with a page to chat on.
 
-    Example: openmimo serve runs/tiny/models/rl --draft-layers 1
+    Example: openmimo serve runs/tiny/models/rl --port 8000
     """
     from openmimo.talk import serve as listen
 
-    listen(folder, host=host, port=port, num_draft_layers=draft_layers)
+    listen(
+        folder,
+        host=host,
+        port=port,
+        dtype=dtype,
+        speculate=speculate,
+        max_model_len=max_model_len,
+        max_batch_size=max_batch_size,
+        max_waiting=max_waiting,
+        max_body_bytes=max_body_bytes,
+        api_key_file=api_key_file,
+    )
 
 
 Workers = Annotated[int | None, typer.Option("--workers", help="judge processes; default one a core")]

@@ -91,6 +91,7 @@ def test_a_wrong_name_is_repeated_with_the_nearest_right_one(
         (("plan", "nano", "--set", "rl.steps=-1"), "rl.steps must be at least 0, got -1"),
         (("plan", "nano", "--set", "model.num_attention_heads=0"), "model.num_attention_heads must be at least 1"),
         (("generate", "nowhere", "a question", "-n", "0"), "-n must be at least 1, got 0"),
+        (("generate", "nowhere"), "name a prompt: --prompt TEXT"),
         (("serve", "nowhere", "--port", "99999"), "--port must be 0 to 65535, got 99999"),
         (("run",), "recipe"),
         (("run", "--nope"), "--nope"),

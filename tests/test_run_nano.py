@@ -147,8 +147,8 @@ def test_trained_folders_answer_chat_inspect_and_export(whole: Path, tmp_path: P
         assert done.returncode == 0, done.stderr
         return done
 
-    rows = json.loads(say("generate", folder, "Find b.", "--json", "-n", "2", "--draft-layers", "3").stdout)
-    plain = json.loads(say("generate", folder, "Find b.", "--json", "-n", "2").stdout)
+    rows = json.loads(say("generate", folder, "Find b.", "--json", "-n", "2", "--speculate", "3").stdout)
+    plain = json.loads(say("generate", folder, "Find b.", "--json", "-n", "2", "--speculate", "0").stdout)
     assert rows == plain and len(rows) == 2
     say("chat", folder, "--max-new-tokens", "8", input="Find b.\n\n")
     facts = json.loads(say("checkpoint", "inspect", folder, "--json").stdout)

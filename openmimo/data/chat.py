@@ -31,6 +31,7 @@ class Chat:
         self.tokenizer = tokenizer
         self.template = template
         self._render = _compile(template, end_token)
+        self._is_byte_level = "ByteLevel" in repr(tokenizer.decoder)
         ids = (tokenizer.token_to_id(token) for token in (end_token, END_OF_TEXT))
         self.stop_token_ids: tuple[int, ...] = tuple(token for token in ids if token is not None)
 
@@ -58,6 +59,17 @@ class Chat:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token adds to the text, byte for byte; of a special token its name, of an unknown id nothing."""
+        token = self.tokenizer.id_to_token(token_id)
+        if token is None:
+            return b""
+        if not self._is_byte_level:
+            return self.tokenizer.decode([token_id], skip_special_tokens=False).encode()
+        if any(letter not in _BYTE_OF for letter in token):
+            return token.encode()  # an added token is written as it is
+        return bytes(_BYTE_OF[letter] for letter in token)
 
     def render_prompt(self, text: str) -> tuple[int, ...]:
         """A user's message, ready for the assistant to answer."""
@@ -99,6 +111,16 @@ class Chat:
     def _turn(self, messages: Sequence[Message], n: int) -> str:
         """The header that opens the assistant's answer after the first n messages."""
         return self._render(messages[:n], True)[len(self._render(messages[:n], False)) :]
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letter with which byte-level BPE writes each byte: printable ones as they are, the rest from 256 on."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_letters()
 
 
 @lru_cache(maxsize=8)

@@ -2,7 +2,8 @@
 
 Thin: vLLM schedules, caches and samples; this turns our nouns into its own and back. Its tokens are a function of batch
 and kernels too, so the embedded engine's bitwise guarantee does not hold, and its speculation uses one MTP layer. vLLM
-lives in an environment of its own, in which openmimo is installed too.
+lives in an environment of its own, in which openmimo is installed too; `make check-vllm` builds one and compares greedy
+tokens. Left out: stop texts, and log-probabilities under the raw model where the sampling distribution is another.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class VllmEngine:
         max_batch_size: int = 256,
         tensor_parallel_size: int = 1,
         num_draft_tokens: int = 0,
+        num_token_ids: int = 0,
+        enforce_eager: bool = False,
         policy_version: int = 0,
         dtype: str = "auto",
     ) -> None:
@@ -33,6 +36,8 @@ class VllmEngine:
         Args:
             checkpoint: folder with config.json and safetensors; ids go in and out, so it needs no tokenizer.
             num_draft_tokens: drafted a step with the first MTP layer; 0 is plain decoding.
+            num_token_ids: ids from here up are never sampled; 0: all may be.
+            enforce_eager: start at once, without compiling the model.
 
         Raises:
             ValueError: when vLLM is not installed.
@@ -43,10 +48,14 @@ class VllmEngine:
             raise ValueError(
                 "the vLLM engine needs vllm: pip install vllm openmimo, in an environment of its own"
             ) from error
+        from openmimo.engine.vllm_config import register
+
+        register()
         speculative: dict[str, Any] = {}
         if num_draft_tokens:
             speculative["speculative_config"] = {"method": "mtp", "num_speculative_tokens": num_draft_tokens}
         self.policy_version = policy_version
+        self._num_token_ids = num_token_ids
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=str(checkpoint),
@@ -56,6 +65,7 @@ class VllmEngine:
                 max_num_seqs=max_batch_size,
                 tensor_parallel_size=tensor_parallel_size,
                 enable_prefix_caching=True,
+                enforce_eager=enforce_eager,
                 logprobs_mode="processed_logprobs",  # under the sampling distribution, as Rollout says
                 **speculative,
             )
@@ -69,12 +79,19 @@ class VllmEngine:
         return len(self._live)
 
     def submit(self, request: Request) -> int:
-        """Queue a request."""
+        """Queue a request.
+
+        Raises:
+            ValueError: for a sampling that makes no sense, or that vLLM is not set up for here.
+        """
         check_sampling(request.sampling)
+        _check_supported(request.sampling)
         handle = self._next_handle
         self._next_handle += 1
         self._engine.add_request(
-            str(handle), {"prompt_token_ids": list(request.prompt_ids)}, _sampling_params(request.sampling)
+            str(handle),
+            {"prompt_token_ids": list(request.prompt_ids)},
+            _sampling_params(request.sampling, self._num_token_ids),
         )
         self._live[handle] = request
         return handle
@@ -85,7 +102,7 @@ class VllmEngine:
         for output in self._engine.step():
             handle = int(output.request_id)
             if output.finished and handle in self._live:
-                finished.append((handle, _rollout(self._live.pop(handle), output.outputs[0], self.policy_version)))
+                finished.append((handle, _rollout(self._live.pop(handle), output, self.policy_version)))
         return finished
 
     def abort(self, handle: int) -> None:
@@ -115,8 +132,27 @@ class VllmEngine:
         self._engine.reset_prefix_cache()
         self.policy_version = version
 
+    def drafts(self) -> tuple[int, int]:
+        """Draft tokens judged and accepted since the engine began."""
+        found = {metric.name: getattr(metric, "value", 0) for metric in self._engine.get_metrics()}
+        names = ("vllm:spec_decode_num_draft_tokens", "vllm:spec_decode_num_accepted_tokens")
+        judged, accepted = (int(found.get(name, 0)) for name in names)
+        return judged, accepted
 
-def _sampling_params(sampling: Sampling) -> Any:
+
+def _check_supported(sampling: Sampling) -> None:
+    if sampling.stop:
+        raise ValueError(f"the vLLM engine has no tokenizer for stop texts, got {sampling.stop}: give stop_token_ids")
+    if sampling.top_logprobs or sampling.prompt_logprobs:
+        raise ValueError(
+            "the vLLM engine gives log-probabilities of sampled tokens alone, "
+            f"got top_logprobs {sampling.top_logprobs}, prompt_logprobs {sampling.prompt_logprobs}"
+        )
+    if not sampling.max_new_tokens:
+        raise ValueError("the vLLM engine generates at least one token, got max_new_tokens 0")
+
+
+def _sampling_params(sampling: Sampling, num_token_ids: int) -> Any:
     from vllm import SamplingParams
 
     return SamplingParams(
@@ -124,8 +160,10 @@ def _sampling_params(sampling: Sampling) -> Any:
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
+        min_p=sampling.min_p,
         seed=None if sampling.seed is None else sampling.seed & (2**63 - 1),
         stop_token_ids=list(sampling.stop_token_ids),
+        allowed_token_ids=list(range(num_token_ids)) if num_token_ids else None,
         ignore_eos=True,  # only the request's own stop tokens end it
         logprobs=0,  # of the sampled token alone
         detokenize=False,
@@ -134,12 +172,17 @@ def _sampling_params(sampling: Sampling) -> Any:
 
 def _rollout(request: Request, output: Any, policy_version: int) -> Rollout:
     reasons: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
-    token_ids = tuple(output.token_ids)
+    sampled = output.outputs[0]
+    token_ids = tuple(sampled.token_ids)
+    logprobs = tuple(at[token].logprob for at, token in zip(sampled.logprobs, token_ids, strict=True))
+    sampling = request.sampling
+    plain = sampling.temperature in (0.0, 1.0) and sampling.top_p == 1.0 and not sampling.top_k and not sampling.min_p
     return Rollout(
         problem_id=request.problem_id,
         prompt_ids=request.prompt_ids,
         token_ids=token_ids,
-        logprobs=tuple(at[token].logprob for at, token in zip(output.logprobs, token_ids, strict=True)),
+        logprobs=logprobs,
         policy_version=policy_version,
-        finish_reason=reasons.get(output.finish_reason, "abort"),
+        finish_reason=reasons.get(sampled.finish_reason, "abort"),
+        raw_logprobs=logprobs if plain else (),
     )
