@@ -110,14 +110,18 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen
 def wait_ready(url: str, within_s: float = 120.0) -> None:
     """Until /health answers 200."""
     end_s = time.monotonic() + within_s
-    while httpx.get(f"{url}/health").status_code != 200:
+    while httpx.get(f"{url}/health", timeout=60).status_code != 200:
         assert time.monotonic() < end_s, f"not ready within {within_s} s"
         time.sleep(0.05)
 
 
 def figures_of(url: str) -> dict[str, float]:
     """What /metrics says, by name with labels."""
-    lines = [line.split(" ") for line in httpx.get(f"{url}/metrics").text.splitlines() if not line.startswith("#")]
+    lines = [
+        line.split(" ")
+        for line in httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
+        if not line.startswith("#")
+    ]
     return {name: float(value) for name, value in lines}
 
 

@@ -241,6 +241,9 @@ def test_what_clients_send_as_a_matter_of_course_changes_nothing(server: Served)
         server.post(CHATS, {**body, "messages": [{"role": "user", "content": both}]})["choices"]
         == (server.post(CHATS, body)["choices"])
     )
+    assert (
+        server.post(CHATS, {**body, "max_tokens": 10.0, "seed": 1.0})["choices"] == server.post(CHATS, body)["choices"]
+    )
     old = {"prompt": "x", "seed": 1, "best_of": 1, "suffix": "", "echo": False, "logprobs": None}
     assert server.post(COMPLETIONS, old)["choices"] == server.post(COMPLETIONS, {"prompt": "x", "seed": 1})["choices"]
 

@@ -119,7 +119,7 @@ def test_sigterm_lets_streams_finish_refuses_new_calls_and_ends_with_0(folder: P
 def wait_refused(url: str, headers: dict[str, str] | None = None) -> str:
     """The message of the first call that is refused."""
     for _ in range(200):
-        answer = httpx.post(f"{url}{COMPLETIONS}", json={"prompt": "x", "max_tokens": 1}, headers=headers)
+        answer = httpx.post(f"{url}{COMPLETIONS}", json={"prompt": "x", "max_tokens": 1}, headers=headers, timeout=60)
         if answer.status_code == 503:
             assert httpx.get(f"{url}/health").status_code == 503
             return answer.json()["error"]["message"]

@@ -28,6 +28,7 @@ SEED_LIMIT = 2**63
 First = Field(fail_fast=True)
 """A list's first mistake is enough: a body of nothing but mistakes must not take seconds and gigabytes."""
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], First]
+SomeTokenIds = Annotated[TokenIds, Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 
@@ -147,11 +148,11 @@ class CompletionBody(Body):
     """Body of /v1/completions."""
 
     prompt: (
-        str
-        | TokenIds
-        | Annotated[list[str], First, Field(min_length=1, max_length=MAX_CHOICES)]
-        | Annotated[list[TokenIds], First, Field(min_length=1, max_length=MAX_CHOICES)]
-    ) = Field(description=f"a text, a list of token ids, or a list of at most {MAX_CHOICES} of either")
+        Text
+        | SomeTokenIds
+        | Annotated[list[Text], First, Field(min_length=1, max_length=MAX_CHOICES)]
+        | Annotated[list[SomeTokenIds], First, Field(min_length=1, max_length=MAX_CHOICES)]
+    ) = Field(description=f"a text, a list of token ids, or a list of at most {MAX_CHOICES} of either, none empty")
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
         None, description="an integer from 0 to 20: alternatives whose log-probabilities come with every token"
     )
@@ -219,7 +220,7 @@ def parse(kind: type[B], data: bytes) -> B:
         Refusal: with status 400, naming the field at fault.
     """
     try:
-        found = json.loads(data, parse_constant=_no_number)
+        found = json.loads(data, parse_constant=_no_number, parse_float=_number)
         json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except RecursionError as error:
         raise Refusal(400, "the body is nested too deeply; no field needs more than 4 levels") from error
@@ -301,6 +302,12 @@ def _depth(value: Any) -> int:
         if depth > MAX_NESTING:
             break
     return depth
+
+
+def _number(text: str) -> int | float:
+    """In JSON 16.0 is the integer 16."""
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
 def _no_number(name: str) -> None:
