@@ -6,7 +6,8 @@ Wall time, one thread, in turn, every round a new process: `openmimo generate DI
 starts it, until it has printed its answer; and vLLM through the product's adapter with enforce_eager (no compiling),
 until its first token, once as it comes (its core in a second process) and once with all in one process. vLLM is
 given the prompt's ids and loads no tokenizer, and its pages are warm as ours are: the first round is thrown away. All
-must give the same greedy token. The model is the 25 M one; random weights if no folder is given. Needs `make vllm`.
+must give the same greedy token. Beside it stands the part of that time that is the engine's own, from the moment the
+libraries are imported. The model is the 25 M one; random weights if no folder is given. Needs `make vllm`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,14 @@ from openmimo.data.chat import CHAT_TEMPLATE, Chat
 from openmimo.types import Request, Sampling
 
 NUM_ROUNDS = 5
+INSIDE = """
+import sys, time
+from pathlib import Path
+from openmimo.talk import answer
+began = time.perf_counter()
+answer(Path(sys.argv[1]), [sys.argv[2]], max_new_tokens=1, temperature=0.0, top_p=1.0, n=1, seed=0)
+print(time.perf_counter() - began)
+"""
 PROMPT = "Work modulo 10. Start 4. A + 9. B * 3. End?"
 
 
@@ -41,45 +50,55 @@ def main() -> None:
             "vllm eager": lambda: theirs(folder, chat, one_process=False),
             "vllm eager, one process": lambda: theirs(folder, chat, one_process=True),
         }
-        texts: dict[str, set[str]] = {name: set() for name in works}
+        texts: dict[str, set[str]] = {who: set() for who in works}
+        imported: dict[str, list[float]] = {who: [] for who in works}
 
         def timed(who: str) -> float:
-            found, wall_s = works[who]()
-            texts[who].add(found)
+            text, wall_s, imported_s = works[who]()
+            texts[who].add(text)
+            imported[who].append(imported_s)
             return wall_s
 
-        times = record.interleaved({who: lambda who=who: timed(who) for who in works}, NUM_ROUNDS)
+        started = record.interleaved({who: lambda who=who: timed(who) for who in works}, NUM_ROUNDS)
     if len(set.union(*texts.values())) != 1:
         sys.exit(f"not everyone gave the same first token: {texts}")
+    imported = {who: values[1:] for who, values in imported.items()}  # the first round warmed up
     record.write(
         "process start to first token",
         "OMP_NUM_THREADS=1 python benchmarks/engine_load.py",
-        {
-            "wall_s": {who: record.spread(values, "s", digits=2) for who, values in times.items()},
-            "ratios": {f"{who} / engine": record.over(times, who, "engine") for who in works if who != "engine"},
-        },
+        {"from_process_start": compared(started), "from_imported_libraries": compared(imported)},
         threads=1,
     )
 
 
-def ours(folder: Path) -> tuple[str, float]:
+def compared(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    return {
+        "wall_s": {who: record.spread(values, "s", digits=2) for who, values in seconds.items()},
+        "ratios": {f"{who} / engine": record.over(seconds, who, "engine") for who in seconds if who != "engine"},
+    }
+
+
+def ours(folder: Path) -> tuple[str, float, float]:
+    """First token, seconds from process start, and, in another process, from the libraries' import on."""
     command = [sys.executable, "-m", "openmimo", "generate", str(folder), PROMPT]
     began = time.perf_counter()
     done = subprocess.run(
         [*command, "--max-new-tokens", "1", "--temperature", "0", "--json"], capture_output=True, text=True, check=True
     )
     wall_s = time.perf_counter() - began
-    return json.loads(done.stdout)[0]["text"], wall_s
+    inside = subprocess.run([sys.executable, "-c", INSIDE, str(folder), PROMPT], capture_output=True, check=True)
+    return json.loads(done.stdout)[0]["text"], wall_s, float(inside.stdout)
 
 
-def theirs(folder: Path, chat: Chat, *, one_process: bool) -> tuple[str, float]:
+def theirs(folder: Path, chat: Chat, *, one_process: bool) -> tuple[str, float, float]:
+    """The same of vLLM, from one process."""
     began = time.perf_counter()
     settings: dict[str, Any] = {"max_model_len": 512, "max_batch_size": 32, "dtype": "float32", "enforce_eager": True}
     settings["num_token_ids"] = chat.tokenizer.get_vocab_size()
     with VllmPeer(folder, one_process=one_process, **settings) as peer:
         answer = peer.generate([Request(chat.render_prompt(PROMPT), Sampling(1, temperature=0.0))])
         wall_s = time.perf_counter() - began
-    return chat.decode(answer.token_ids[0]), wall_s
+    return chat.decode(answer.token_ids[0]), wall_s, peer.ready["load_s"] + answer.wall_s
 
 
 def random_folder(parent: Path) -> Path:

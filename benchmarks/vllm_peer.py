@@ -113,18 +113,21 @@ def serve(settings: dict[str, Any]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vLLM prints to standard output
     import torch
+    from vllm import LLMEngine  # noqa: F401  (imported first, so that loading is timed without it)
 
     from openmimo.engine.vllm import VllmEngine
     from openmimo.types import Request, Sampling
 
     torch.set_num_threads(1)
+    began = time.perf_counter()
     engine = VllmEngine(Path(settings.pop("checkpoint")), **settings)
+    load_s = time.perf_counter() - began
 
     def answer(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message) + "\n")
         answers.flush()
 
-    answer({"threads": torch.get_num_threads()})
+    answer({"threads": torch.get_num_threads(), "load_s": load_s})
     for line in sys.stdin:
         message = json.loads(line)
         if "reload" in message:
