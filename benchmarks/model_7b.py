@@ -36,7 +36,7 @@ def main() -> None:
         {
             "parameters": inspected["parameters"],
             "weights_gib": round(weights / GIB, 3),
-            "write": written,
+            **({"write": written} if written else {}),
             "inspect": {k: inspected[k] for k in ("seconds", "peak_gib")},
             "load": loaded,
             "load_peak_over_weights_gib": [round(row["peak_gib"] - weights / GIB, 3) for row in loaded],
@@ -85,7 +85,7 @@ def write(folder: Path) -> dict[str, Any]:
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    from openmimo.model.hf import inspect_folder
+    from openmimo.model.folder import inspect_folder
 
     found = inspect_folder(folder)
     assert not found["missing"] and not found["unexpected"] and not found["wrong_shape"]

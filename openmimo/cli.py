@@ -219,7 +219,7 @@ def train_draft(
     """
     from openmimo.draft import DraftingConfig
     from openmimo.draft import train_draft as tune
-    from openmimo.model.hf import load_config
+    from openmimo.model.folder import load_config
     from openmimo.train.draft import DraftConfig
     from openmimo.train.optim import OptimConfig
 
@@ -505,7 +505,7 @@ def inspect(folder: Folder, json: Json = False) -> None:
 
     Example: openmimo checkpoint inspect runs/tiny/models/rl --json
     """
-    from openmimo.model.hf import inspect_folder
+    from openmimo.model.folder import inspect_folder
 
     _tell(inspect_folder(folder), json)
 

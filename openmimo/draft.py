@@ -23,9 +23,11 @@ from openmimo.engine.engine import Engine, EngineConfig
 from openmimo.engine.speculate import measure_acceptance
 from openmimo.log import progress, say
 from openmimo.mesh import join
-from openmimo.model.hf import load_config, load_folder, save_folder
+from openmimo.model.folder import load_config
+from openmimo.model.headers import find_tensors
+from openmimo.model.hf import load_folder, save_folder
 from openmimo.model.mimo import MiMo
-from openmimo.model.tensors import find_tensors
+from openmimo.model.tensors import DTYPES
 from openmimo.rows import read_rows, write_rows
 from openmimo.run import Run
 from openmimo.train.draft import DraftConfig, batches_of, tune, with_copies
@@ -214,7 +216,7 @@ def as_stored(model: MiMo, folder: Path) -> MiMo:
     stored = find_tensors(folder)
     for name, parameter in model.named_parameters():
         first = re.sub(r"mtp_layers\.\d+\.", "mtp_layers.0.", name)
-        parameter.data = parameter.data.to(stored[first].dtype)
+        parameter.data = parameter.data.to(DTYPES[stored[first].dtype])
     return model
 
 

@@ -16,7 +16,8 @@ from openmimo.data.pack import Sample
 from openmimo.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 from openmimo.draft import DraftingConfig, prompts_of, split, spread, texts_of
 from openmimo.model.config import MiMoConfig
-from openmimo.model.hf import inspect_folder, load_folder, save_folder
+from openmimo.model.folder import inspect_folder
+from openmimo.model.hf import load_folder, save_folder
 from openmimo.model.mimo import MiMo
 
 LINES = [f"count from {n} to {n + 5}: " + " ".join(str(n + i) for i in range(6)) for n in range(40)]

@@ -26,6 +26,8 @@ _WORD = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
+LEAST_TEMPERATURE = 1e-3
+"""Above 0: logits divided by less could overflow float32."""
 _WIDTHS = (8, 64)
 """Largest logits looked at for top-k and top-p before all are: a peaked distribution needs few."""
 
@@ -59,8 +61,10 @@ def check_sampling(sampling: Sampling) -> None:
     """Raises ValueError for what cannot be sampled."""
     if sampling.max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be at least 0, got {sampling.max_new_tokens}")
-    if not 0.0 <= sampling.temperature < math.inf:
-        raise ValueError(f"temperature must be 0 (greedy) or positive, got {sampling.temperature}")
+    if not (sampling.temperature == 0.0 or LEAST_TEMPERATURE <= sampling.temperature < math.inf):
+        raise ValueError(
+            f"temperature must be 0 (greedy) or at least {LEAST_TEMPERATURE:g}, got {sampling.temperature}"
+        )
     if not 0.0 < sampling.top_p <= 1.0:
         raise ValueError(f"top_p must be above 0 and at most 1, got {sampling.top_p}")
     if sampling.top_k < 0:

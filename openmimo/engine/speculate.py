@@ -180,7 +180,7 @@ def draft(
             if stop > start:
                 works.append((sequence, start, stop))
                 ahead_ids += sequence.token_ids[start + 1 + k : stop + 1 + k]
-                ahead_ids += sequence.draft_ids[: max(0, stop + 1 + k - known)]
+                ahead_ids += sequence.draft_ids[max(0, start + 1 + k - known) : max(0, stop + 1 + k - known)]
             if drafts:
                 rows.append(len(ahead_ids) - 1)
             sequence.num_drafted[k] = final

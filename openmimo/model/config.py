@@ -55,3 +55,40 @@ class MiMoConfig:
         trunk = self.vocab_size * hidden + head + self.num_hidden_layers * block + hidden
         mtp = self.num_nextn_predict_layers * (block + 2 * hidden * hidden + 3 * hidden)
         return trunk, mtp
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor by its released name, in the model's order."""
+        hidden, ffn = self.hidden_size, self.intermediate_size
+        q_out, kv_out = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        projections: dict[str, tuple[int, ...]] = {}
+        for name, out in (("q", q_out), ("k", kv_out), ("v", kv_out)):
+            projections[f"self_attn.{name}_proj.weight"] = (out, hidden)
+            if self.attention_bias:
+                projections[f"self_attn.{name}_proj.bias"] = (out,)
+        block = {
+            "input_layernorm.weight": (hidden,),
+            **projections,
+            "self_attn.o_proj.weight": (hidden, q_out),
+            "post_attention_layernorm.weight": (hidden,),
+            "mlp.gate_proj.weight": (ffn, hidden),
+            "mlp.up_proj.weight": (ffn, hidden),
+            "mlp.down_proj.weight": (hidden, ffn),
+        }
+        mtp = {
+            "token_layernorm.weight": (hidden,),
+            "hidden_layernorm.weight": (hidden,),
+            "input_proj.weight": (hidden, 2 * hidden),
+            **block,
+            "final_layernorm.weight": (hidden,),
+        }
+        return {
+            "model.embed_tokens.weight": (self.vocab_size, hidden),
+            **_numbered("layers", self.num_hidden_layers, block),
+            "model.norm.weight": (hidden,),
+            **_numbered("mtp_layers", self.num_nextn_predict_layers, mtp),
+            "lm_head.weight": (self.vocab_size, hidden),
+        }
+
+
+def _numbered(name: str, count: int, tensors: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {f"model.{name}.{n}.{tensor}": shape for n in range(count) for tensor, shape in tensors.items()}

@@ -1,6 +1,6 @@
 """Safetensors on disk, no file ever held whole: headers say where a tensor lies, pieces of it are read and written.
 
-A file is eight bytes of header length, a JSON header, and the tensors' bytes. Reading goes straight into fresh, aligned
+Reading goes straight into fresh, aligned
 memory, a piece at a time. Nothing is left mapped: mapped pages count as the process's memory too, so a model read
 through a mapping takes twice its size at the peak. Left out: quantized types.
 """
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from openmimo.checkpoint import write_text
+from openmimo.model.headers import INDEX, Stored
 
-INDEX = "model.safetensors.index.json"
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -34,28 +34,9 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""Of the format; what a model may be made of is `hf.py`'s to say."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PIECE_BYTES = 16 << 20
 """Read, converted and written at a time."""
-MOST_HEADER_BYTES = 100_000_000
-"""As the format has it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """Where one tensor lies."""
-
-    name: str
-    path: Path
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    start: int
-    """Byte of the file."""
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,76 +53,15 @@ class Source:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def find_tensors(folder: Path) -> dict[str, Stored]:
-    """All tensors of a folder's safetensors files, from their headers alone.
-
-    Raises:
-        ValueError: if there are none, a file is torn, or the index names a file or a tensor that is not there.
-    """
-    index = folder / INDEX
-    named: dict[str, str] = _weight_map(index) if index.is_file() else {}
-    files = sorted(set(named.values())) or sorted(p.name for p in folder.glob("*.safetensors"))
-    if not files:
-        others = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
-        hint = f" ({others[0]} is not read: pickled files can run code)" if others else ""
-        raise ValueError(f"{folder} has no safetensors file{hint}")
-    by_file = {name: read_header(folder / name) for name in files}
-    for tensor, file in named.items():
-        if tensor not in by_file[file]:
-            raise ValueError(f"{folder}: {INDEX} says that tensor {tensor} is in {file}, which lacks it")
-    found: dict[str, Stored] = {}
-    for file, tensors in by_file.items():
-        for name, stored in tensors.items():
-            if named.get(name, file) != file:
-                continue
-            if name in found:
-                raise ValueError(f"{folder}: tensor {name} is in {found[name].path.name} and in {file}")
-            found[name] = stored
-    return found
-
-
-def read_header(path: Path) -> dict[str, Stored]:
-    """Tensors of one safetensors file.
-
-    Raises:
-        ValueError: if it is missing, no such file, or shorter than its header says.
-    """
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(8)
-            length = int.from_bytes(head, "little")
-            if len(head) < 8 or length > min(size - 8, MOST_HEADER_BYTES):
-                raise ValueError(
-                    f"{path} cannot be read: {size} bytes are too few for its header, so it is torn or none"
-                )
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} cannot be read: its header is not JSON, so it is torn or no safetensors file"
-        ) from error
-    if not isinstance(header, dict):
-        raise ValueError(f"{path} cannot be read: its header is a {type(header).__name__}, expected an object")
-    header.pop("__metadata__", None)
-    found = {name: _stored(path, name, row, 8 + length) for name, row in header.items()}
-    for stored in found.values():
-        end = stored.start + stored.numel * stored.dtype.itemsize
-        if end > size:
-            raise ValueError(f"{path} cannot be read: tensor {stored.name} ends at byte {end}, the file has {size}")
-    return found
-
-
 def read_tensor(stored: Stored, dtype: torch.dtype | None = None) -> Tensor:
     """One tensor in memory of its own, as `dtype` or as stored.
 
     Raises:
         ValueError: if the file is cut short meanwhile, or a value does not fit `dtype`.
     """
-    out = torch.empty(stored.shape, dtype=dtype or stored.dtype)
+    out = torch.empty(stored.shape, dtype=dtype or DTYPES[stored.dtype])
     flat = out.view(-1) if out.dim() else out.view(1)
-    if flat.dtype == stored.dtype:
+    if flat.dtype == DTYPES[stored.dtype]:
         with stored.path.open("rb", buffering=0) as file:
             file.seek(stored.start)
             _fill(file, flat, stored)
@@ -159,13 +79,14 @@ def read_pieces(stored: Stored, dtype: torch.dtype | None = None) -> Iterator[Te
     Raises:
         ValueError: as `read_tensor`.
     """
-    buffer = torch.empty(min(stored.numel, PIECE_BYTES // stored.dtype.itemsize), dtype=stored.dtype)
+    own = DTYPES[stored.dtype]
+    buffer = torch.empty(min(stored.numel, PIECE_BYTES // own.itemsize), dtype=own)
     with stored.path.open("rb", buffering=0) as file:
         file.seek(stored.start)
         for first in range(0, stored.numel, max(1, buffer.numel())):
             piece = buffer[: min(buffer.numel(), stored.numel - first)]
             _fill(file, piece, stored)
-            yield converted(piece, dtype or piece.dtype, f"{stored.path}: tensor {stored.name}")
+            yield converted(piece, dtype or own, f"{stored.path}: tensor {stored.name}")
 
 
 def converted(piece: Tensor, dtype: torch.dtype, where: str) -> Tensor:
@@ -264,36 +185,3 @@ def _fill(file: FileIO, flat: Tensor, stored: Stored) -> None:
 def _bytes(flat: Tensor) -> memoryview:
     """The memory of a contiguous one-dimensional tensor on the CPU."""
     return memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(bytearray())
-
-
-def _stored(path: Path, name: str, row: Any, base: int) -> Stored:
-    try:
-        dtype, shape, (start, end) = DTYPES.get(row["dtype"]), tuple(row["shape"]), row["data_offsets"]
-        whole = all(isinstance(n, int) and n >= 0 for n in (*shape, start, end))
-    except (KeyError, TypeError, ValueError):
-        dtype, whole = None, False
-    if not whole:
-        raise ValueError(f"{path} cannot be read: tensor {name} has no dtype, shape and data_offsets in the header")
-    if dtype is None:
-        raise ValueError(f"{path}: tensor {name} is {row['dtype']}, which is not supported; {', '.join(DTYPES)} are")
-    if end - start != math.prod(shape) * dtype.itemsize:
-        raise ValueError(
-            f"{path} cannot be read: tensor {name} of shape {shape} in {row['dtype']} takes "
-            f"{math.prod(shape) * dtype.itemsize} bytes, its header gives it {end - start}"
-        )
-    return Stored(name, path, dtype, shape, base + start)
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not named or not all(isinstance(file, str) for file in named.values()):
-            raise TypeError
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is no index of tensors: expected an object with a weight_map") from error
-    for tensor, file in named.items():
-        if file in ("", "..") or Path(file).name != file:
-            raise ValueError(
-                f"{index} says that tensor {tensor} is in {file!r}; a name of a file in the folder is right"
-            )
-    return named

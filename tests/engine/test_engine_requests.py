@@ -225,6 +225,14 @@ def test_a_gpu_decodes_the_same_tokens_by_graphs(model: MiMo) -> None:
         assert [r.token_ids for r in found] == [r.token_ids for r in expected]
 
 
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_prompts_shorter_than_the_draft_layers_reach_are_drafted_for_too(model: MiMo, length: int) -> None:
+    asked = [Request((9, 8, 7)[:length], Sampling(12, seed=n)) for n in range(4)]
+    plain, drafting = Engine(model, SIZES), Engine(model, replace(SIZES, num_draft_layers=3))
+    assert drafting.generate(asked) == plain.generate(asked)
+    assert drafting.acceptance.judged[0] > 10
+
+
 def test_bfloat16_decodes_the_likeliest_tokens(model: MiMo) -> None:
     half = made().bfloat16()
     rollout = Engine(half, replace(SIZES, num_draft_layers=3)).generate([Request((1, 2, 3), Sampling(30, 0.0))])[0]

@@ -11,9 +11,10 @@ from openmimo.data.chat import CHAT_TEMPLATE, Chat
 from openmimo.data.tokenizer import save_tokenizer, train_tokenizer
 from openmimo.model.attention import packed_attention
 from openmimo.model.config import MiMoConfig
-from openmimo.model.hf import convert_folder, inspect_folder, load_config, load_folder, save_folder
+from openmimo.model.folder import inspect_folder, load_config
+from openmimo.model.headers import find_tensors
+from openmimo.model.hf import convert_folder, load_folder, save_folder
 from openmimo.model.mimo import MiMo
-from openmimo.model.tensors import find_tensors
 
 SMALL = MiMoConfig(
     vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -352,5 +353,7 @@ def test_a_field_of_the_wrong_kind_is_named(tmp_path: Path, field: str, value: o
 def test_a_tensor_of_integers_is_refused(tmp_path: Path) -> None:
     folder = save_folder(model_of(), tmp_path / "m")
     with_tensors(folder, {"model.norm.weight": torch.ones(32, dtype=torch.int8)})
-    with pytest.raises(ValueError, match=r"tensor model\.norm\.weight is int8; float32, bfloat16 and float16 are"):
+    with pytest.raises(
+        ValueError, match=r"tensor model\.norm\.weight is I8, which is not supported; F32, BF16, F16 are"
+    ):
         load_folder(folder)

@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from openmimo.model import tensors
 from openmimo.model.config import MiMoConfig
-from openmimo.model.hf import convert_folder, inspect_folder, load_folder, save_folder
+from openmimo.model.folder import inspect_folder
+from openmimo.model.headers import INDEX, find_tensors, read_header
+from openmimo.model.hf import convert_folder, load_folder, save_folder
 from openmimo.model.mimo import MiMo
-from openmimo.model.tensors import INDEX, Source, find_tensors, read_header, read_pieces, read_tensor, write_shards
+from openmimo.model.tensors import Source, read_pieces, read_tensor, write_shards
 
 CONFIG = MiMoConfig(
     vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -256,3 +258,23 @@ def test_pieces_of_a_wrong_number_never_become_a_file_that_is_read(tmp_path: Pat
     short = Source((4,), torch.float32, lambda: iter([torch.zeros(3)]))
     with pytest.raises(AssertionError):
         write_shards({"x": short}, tmp_path, 10**9)
+
+
+@pytest.mark.parametrize("changed", [{}, {"num_nextn_predict_layers": 3}, {"num_nextn_predict_layers": 0}])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_shapes_of_a_config_are_those_of_its_model_in_order(changed: dict[str, int], bias: bool) -> None:
+    config = MiMoConfig(**{**vars(CONFIG), **changed, "attention_bias": bias})
+    found = {name: tuple(tensor.shape) for name, tensor in MiMo(config).state_dict().items()}
+    assert list(config.tensor_shapes().items()) == list(found.items())
+
+
+def test_a_folder_is_inspected_without_torch(tmp_path: Path) -> None:
+    folder = save_folder(model_of(), tmp_path / "m")
+    code = (
+        "import sys\nfrom openmimo.cli import main\n"
+        f"try: main(['checkpoint', 'inspect', {str(folder)!r}, '--json'])\nexcept SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["dtypes"] == ["float32"]

@@ -30,7 +30,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from openmimo.engine.engine import Engine
-from openmimo.engine.sample import choice_seed
+from openmimo.engine.sample import LEAST_TEMPERATURE, choice_seed
 from openmimo.engine.server.answers import Answer, Prompt
 from openmimo.engine.server.bodies import MAX_CHOICES, Body, ChatBody, CompletionBody, parse
 from openmimo.engine.server.errors import ErrorBody, Refusal
@@ -41,8 +41,6 @@ from openmimo.types import Request, Sampling
 if TYPE_CHECKING:
     from openmimo.data.chat import Chat
 
-GREEDY_BELOW = 1e-3
-"""A temperature this low is greedy decoding but for ties, and would overflow float32."""
 DEFAULT_MAX_TOKENS = 16
 """Of /v1/completions, as OpenAI has it; a chat may fill the context."""
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # a proxy must not collect the pieces
@@ -257,7 +255,7 @@ def _requests(body: Body, prompts: list[Prompt], max_tokens: int, chat: Chat, en
     echoes = isinstance(body, CompletionBody) and bool(body.echo) and body.logprobs is not None
     sampling = Sampling(
         max_new_tokens=min(max_tokens, engine.config.max_model_len),
-        temperature=0.0 if temperature < GREEDY_BELOW else temperature,
+        temperature=0.0 if temperature < LEAST_TEMPERATURE else temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=min(max(0, body.top_k or 0), engine.num_token_ids),
         min_p=body.min_p or 0.0,
