@@ -92,8 +92,7 @@ def load_folder(folder: Path, *, dtype: torch.dtype | None = None) -> MiMo:
     """
     config = load_config(folder)
     fitting = fitting_tensors(folder, config)
-    with torch.device("meta"):
-        model = MiMo(config)
+    model = MiMo.skeleton(config)
     tensors = {name: read_tensor(stored, dtype) for name, stored in fitting.items()}
     if config.tie_word_embeddings:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]

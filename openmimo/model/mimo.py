@@ -10,10 +10,12 @@ caller, dense and document-masked in training (`model.attention`), over a paged 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mtp import MTPLayer
@@ -111,6 +113,12 @@ class MiMo(nn.Module):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
+    @classmethod
+    def skeleton(cls, config: MiMoConfig) -> MiMo:
+        """A model whose tensors have a shape and no memory, to be given others by `load_state_dict(assign=True)`."""
+        with torch.device("meta"), _Uninitialized():
+            return cls(config)
+
     def init_weights(self, generator: torch.Generator) -> MiMo:
         """Normal(0, initializer_range) for matrices, zero biases, unit norms; drawn in parameter order."""
         with torch.no_grad():
@@ -167,6 +175,16 @@ class MiMo(nn.Module):
         angles = positions_BT[..., None].float() * frequencies
         angles = torch.cat((angles, angles), dim=-1)[:, :, None, :]
         return angles.cos(), angles.sin()
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Leaves out what modules do to fresh weights: on meta tensors it does nothing and imports seconds of compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs.get("tensor", args[0] if args else None)
+        return func(*args, **kwargs)
 
 
 def rotate(x_BTHE: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:

@@ -83,8 +83,7 @@ def with_copies(model: MiMo, num_layers: int, *, chained: bool = False) -> MiMo:
         raise ValueError(f"num_layers must be at least 2, layer 1 and a copy, got {num_layers}")
     config = dataclasses.replace(model.config, num_nextn_predict_layers=num_layers, mtp_chained=chained)
     tensors = model.state_dict()
-    with torch.device("meta"):
-        wider = MiMo(config)
+    wider = MiMo.skeleton(config)
     first = "model.mtp_layers.0."
     wanted = {}
     for name in wider.state_dict():
