@@ -39,8 +39,8 @@ ENGINES: dict[str, dict[str, Any]] = {
     "engine, PyTorch backend": {"backend": "torch", "batch_invariant": False},
     "engine, PyTorch backend, batch-invariant": {"backend": "torch", "batch_invariant": True},
 }
-"""The engine as it comes is batch-invariant; without that it is the same, there is nothing to gain. What invariance costs
-where matrices are PyTorch's is shown beside it."""
+"""The engine as it comes is batch-invariant; without that it is the same: there is nothing to gain. What invariance
+costs where matrices are PyTorch's is shown beside it."""
 
 
 def main() -> None:
