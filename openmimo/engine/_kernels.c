@@ -431,56 +431,115 @@ INLINE void read_row(const Attention *a, int64_t n, float *scratch) {
 typedef struct {
     const float *logits; /* rows x stride */
     const float *temperatures; /* 0 is greedy */
-    const float *least; /* logits over temperature below this are never drawn */
+    const double *top_p, *min_p; /* 1 and 0 are off */
+    const int64_t *top_k; /* 0 is off */
     const uint64_t *seeds, *indices;
     int64_t *ids; /* out; in where `given` */
     float *logprobs, *raw;
+    float *scratch; /* vocabulary */
     int64_t rows, stride, vocabulary, allowed;
     int given; /* score the ids, draw none */
 } Draw;
+
+static int descending(const void *a, const void *b) {
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+/* Least scaled logit that top-k, then top-p of what is left, and min-p keep. */
+static float least_kept(const Draw *d, int64_t n, const float *row, float divisor, float top, double total) {
+    const double p = d->top_p[n];
+    const int64_t k = d->top_k[n] && d->top_k[n] < d->allowed ? d->top_k[n] : d->allowed;
+    float least = -INFINITY;
+    if (p < 1.0 || k < d->allowed) {
+        /* Without top-k, what is less likely than an even share of the mass that may go is beyond the cut. */
+        float floor = k < d->allowed ? -INFINITY : top + (float)log((1.0 - p) * total / (double)d->allowed) - 1e-3f;
+        int64_t count = 0;
+        for (int64_t v = 0; v < d->allowed; v++) {
+            float x = row[v] / divisor;
+            d->scratch[count] = x;
+            count += x >= floor;
+        }
+        qsort(d->scratch, (size_t)count, sizeof(float), descending);
+        if (count > k) count = k;
+        double within = k < d->allowed ? 0.0 : total, before = 0.0;
+        if (k < d->allowed)
+            for (int64_t i = 0; i < count; i++) within += exp((double)d->scratch[i] - (double)top);
+        int64_t kept = 0; /* the one that crosses top-p stays; top-p 1 keeps all, whatever the sum's rounding */
+        while (kept < count && (p >= 1.0 || before < p * within)) before += exp((double)d->scratch[kept++] - (double)top);
+        if (kept && (kept < d->allowed)) least = d->scratch[kept - 1];
+    }
+    if (d->min_p[n] > 0.0) {
+        float faint = top + (float)log(d->min_p[n]);
+        least = faint > least ? faint : least;
+    }
+    return least;
+}
+
+INLINE float largest(const float *row, int64_t count) {
+    float top = -INFINITY;
+    int64_t v = 0;
+    if (count >= 16) {
+        f16 most = *(const f16 *)row;
+        for (v = 16; v + 16 <= count; v += 16) {
+            f16 x = *(const f16 *)(row + v);
+            i16 larger = x > most;
+            most = (f16)(((i16)x & larger) | ((i16)most & ~larger));
+        }
+        for (int i = 0; i < 16; i++) top = most[i] > top ? most[i] : top;
+    }
+    for (; v < count; v++) top = row[v] > top ? row[v] : top;
+    return top;
+}
+
+INLINE d8 scaled8(const float *row, int64_t v, int64_t allowed, float divisor) {
+    f8 scaled;
+    if (v + 8 <= allowed) {
+        scaled = *(const f8 *)(row + v) / divisor;
+    } else {
+        for (int i = 0; i < 8; i++) scaled[i] = v + i < allowed ? row[v + i] / divisor : -INFINITY;
+    }
+    return __builtin_convertvector(scaled, d8);
+}
 
 /* Id v arrives after an exponential time of rate exp(logit / temperature); the first to arrive is drawn. */
 INLINE void draw(const Draw *d) {
     for (int64_t n = 0; n < d->rows; n++) {
         const float *row = d->logits + n * d->stride;
-        const float least = d->least[n];
-        const float divisor = d->temperatures[n] > 0.0f ? d->temperatures[n] : 1.0f;
-        const int greedy = d->temperatures[n] == 0.0f;
-        const uint64_t key = d->given ? 0 : mix(mix(d->seeds[n]) + d->indices[n] * 0x9E3779B97F4A7C15ULL);
-        float top = -INFINITY, most = -INFINITY; /* of the ids that may be drawn, of all */
-        for (int64_t v = 0; v < d->vocabulary; v++) most = row[v] > most ? row[v] : most;
-        for (int64_t v = 0; v < d->allowed; v++) top = row[v] > top ? row[v] : top;
-        const double scaled_top = (double)(top / divisor);
-        d8 totals = {}, raws = {}, best, rates = {};
-        l8 winners = {};
-        for (int i = 0; i < 8; i++) best[i] = -1.0;
-        for (int64_t v = 0; v < d->vocabulary; v += 8) {
-            d8 x = logits8(row, v, d->vocabulary);
-            raws += exp8(x - (double)most);
-            if (d->given || v >= d->allowed) continue;
-            f8 scaled;
-            if (v + 8 <= d->allowed) {
-                scaled = *(const f8 *)(row + v) / divisor;
-            } else {
-                for (int i = 0; i < 8; i++) scaled[i] = v + i < d->allowed ? row[v + i] / divisor : -INFINITY;
+        const float most = largest(row, d->vocabulary);
+        d8 raws = {};
+        for (int64_t v = 0; v < d->vocabulary; v += 8) raws += exp8(logits8(row, v, d->vocabulary) - (double)most);
+        int64_t id = d->ids[n];
+        if (!d->given) {
+            const int greedy = d->temperatures[n] == 0.0f;
+            const float divisor = greedy ? 1.0f : d->temperatures[n], top = largest(row, d->allowed) / divisor;
+            const uint64_t key = mix(mix(d->seeds[n]) + d->indices[n] * 0x9E3779B97F4A7C15ULL);
+            float least = -INFINITY;
+            if (!greedy && (d->top_p[n] < 1.0 || d->top_k[n] || d->min_p[n] > 0.0)) {
+                d8 sums = {};
+                for (int64_t v = 0; v < d->allowed; v += 8) sums += exp8(scaled8(row, v, d->allowed, divisor) - (double)top);
+                least = least_kept(d, n, row, divisor, top, sum8(sums));
             }
-            d8 wide = __builtin_convertvector(scaled, d8);
-            d8 rate = exp8(wide - scaled_top);
-            rate = (d8)((l8)rate & (wide >= (double)least));
-            totals += rate;
-            d8 race = greedy ? rate : rate / minus_log8(uniform8(key, v));
-            l8 ahead = race > best;
-            l8 ids = {v, v + 1, v + 2, v + 3, v + 4, v + 5, v + 6, v + 7};
-            best = (d8)(((l8)race & ahead) | ((l8)best & ~ahead));
-            rates = (d8)(((l8)rate & ahead) | ((l8)rates & ~ahead));
-            winners = (ids & ahead) | (winners & ~ahead);
+            d8 totals = {}, best;
+            l8 winners = {};
+            for (int i = 0; i < 8; i++) best[i] = -1.0;
+            for (int64_t v = 0; v < d->allowed; v += 8) {
+                d8 scaled = scaled8(row, v, d->allowed, divisor);
+                d8 rate = exp8(scaled - (double)top);
+                rate = (d8)((l8)rate & (scaled >= (double)least));
+                totals += rate;
+                d8 race = greedy ? rate : rate / minus_log8(uniform8(key, v));
+                l8 ahead = race > best;
+                l8 ids = {v, v + 1, v + 2, v + 3, v + 4, v + 5, v + 6, v + 7};
+                best = (d8)(((l8)race & ahead) | ((l8)best & ~ahead));
+                winners = (ids & ahead) | (winners & ~ahead);
+            }
+            int lane = 0;
+            for (int i = 1; i < 8; i++)
+                if (best[i] > best[lane] || (best[i] == best[lane] && winners[i] < winners[lane])) lane = i;
+            d->ids[n] = id = winners[lane];
+            d->logprobs[n] = (float)((double)(row[id] / divisor) - (double)top - log(sum8(totals)));
         }
-        int lane = 0;
-        for (int i = 1; i < 8; i++)
-            if (best[i] > best[lane] || (best[i] == best[lane] && winners[i] < winners[lane])) lane = i;
-        const int64_t id = d->given ? d->ids[n] : winners[lane];
-        d->ids[n] = id;
-        if (!d->given) d->logprobs[n] = (float)((double)(row[id] / divisor) - scaled_top - log(sum8(totals)));
         d->raw[n] = (float)((double)row[id] - (double)most - log(sum8(raws)));
     }
 }
@@ -552,43 +611,79 @@ static PyObject *py_gate(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static PyObject *py_attend(PyObject *self, PyObject *args) {
-    unsigned long long qkv, cos, sin, keys, values, table, positions, table_rows, slots, lengths, out;
-    long long rows, heads, kv_heads, width, block, columns;
+/* A transformer block's packed weights and norms, as `cpu.py` lays them out; a bias of 0 is none. */
+typedef struct {
+    int64_t qkv, qkv_bias, output, gate_up, down, input_norm, post_norm;
+} Block;
+
+/* What all blocks share, as `cpu.py` lays it out: buffers between kernels, the cache, sizes. */
+typedef struct {
+    int64_t x, y, qkv, mixed, gates, gated;
+    int64_t keys, values, layer_bytes, cos, sin, table;
+    int64_t hidden, inner, heads, kv_heads, width, block, columns;
+} Room;
+
+static void run_block(const Room *r, const Block *b, int64_t layer, const int64_t *columns, int64_t rows, float eps,
+                      int threads, float *scratch, int64_t padded) {
+    const int64_t queries = r->heads * r->width, all = (r->heads + 2 * r->kv_heads) * r->width;
+    const float *x = ADDRESS(r->x), *y = ADDRESS(r->y);
+    best.norm(x, ADDRESS(b->input_norm), ADDRESS(r->y), rows, r->hidden, r->hidden, eps);
+    Product p = {y, ADDRESS(b->qkv), ADDRESS(b->qkv_bias), ADDRESS(r->qkv), rows, r->hidden, all, 0, threads};
+    best.product(&p);
+    Attention a = {ADDRESS(r->qkv), ADDRESS(r->cos), ADDRESS(r->sin), ADDRESS(r->keys + layer * r->layer_bytes),
+                   ADDRESS(r->values + layer * r->layer_bytes), ADDRESS(r->table), columns + rows, columns + 2 * rows,
+                   columns + 3 * rows, columns + 4 * rows, ADDRESS(r->mixed), scratch, rows, r->heads, r->kv_heads,
+                   r->width, r->block, r->columns, padded, threads};
+    best.attend(&a);
+    p = (Product){ADDRESS(r->mixed), ADDRESS(b->output), NULL, ADDRESS(r->x), rows, queries, r->hidden, 1, threads};
+    best.product(&p);
+    best.norm(x, ADDRESS(b->post_norm), ADDRESS(r->y), rows, r->hidden, r->hidden, eps);
+    p = (Product){y, ADDRESS(b->gate_up), NULL, ADDRESS(r->gates), rows, r->hidden, 2 * r->inner, 0, threads};
+    best.product(&p);
+    best.gate(ADDRESS(r->gates), ADDRESS(r->gated), rows, r->inner);
+    p = (Product){ADDRESS(r->gated), ADDRESS(b->down), NULL, ADDRESS(r->x), rows, r->inner, r->hidden, 1, threads};
+    best.product(&p);
+}
+
+static PyObject *py_blocks(PyObject *self, PyObject *args) {
+    unsigned long long room, blocks, columns;
+    long long count, first, rows;
+    float eps;
     int threads;
-    if (!PyArg_ParseTuple(args, "KKKKKKKKKKKLLLLLLi", &qkv, &cos, &sin, &keys, &values, &table, &positions, &table_rows,
-                          &slots, &lengths, &out, &rows, &heads, &kv_heads, &width, &block, &columns, &threads))
-        return NULL;
-    int64_t longest = 0, group = heads / kv_heads;
+    if (!PyArg_ParseTuple(args, "KKLLKLfi", &room, &blocks, &count, &first, &columns, &rows, &eps, &threads)) return NULL;
+    const Room *r = ADDRESS(room);
+    int64_t longest = 0, group = r->heads / r->kv_heads;
     for (int64_t n = 0; n < rows; n++) {
-        int64_t length = ((const int64_t *)ADDRESS(lengths))[n];
+        int64_t length = ((const int64_t *)ADDRESS(columns))[4 * rows + n];
         longest = length > longest ? length : longest;
     }
-    int64_t padded = longest + block + 16;
-    float *scratch = malloc(threads * group * (padded + width + 1) * sizeof(float));
+    int64_t padded = longest + r->block + 16;
+    float *scratch = malloc(threads * group * (padded + r->width + 1) * sizeof(float));
     if (!scratch) return PyErr_NoMemory();
-    Attention a = {ADDRESS(qkv), ADDRESS(cos), ADDRESS(sin), ADDRESS(keys), ADDRESS(values), ADDRESS(table),
-                   ADDRESS(positions), ADDRESS(table_rows), ADDRESS(slots), ADDRESS(lengths), ADDRESS(out), scratch,
-                   rows, heads, kv_heads, width, block, columns, padded, threads};
     Py_BEGIN_ALLOW_THREADS;
-    best.attend(&a);
+    for (int64_t n = 0; n < count; n++)
+        run_block(r, (const Block *)ADDRESS(blocks) + n, first + n, ADDRESS(columns), rows, eps, threads, scratch, padded);
     Py_END_ALLOW_THREADS;
     free(scratch);
     Py_RETURN_NONE;
 }
 
 static PyObject *py_draw(PyObject *self, PyObject *args) {
-    unsigned long long logits, temperatures, least, seeds, indices, ids, logprobs, raw;
+    unsigned long long logits, temperatures, top_p, min_p, top_k, seeds, indices, ids, logprobs, raw;
     long long rows, stride, vocabulary, allowed;
     int given;
-    if (!PyArg_ParseTuple(args, "KKKKKKKKLLLLp", &logits, &temperatures, &least, &seeds, &indices, &ids, &logprobs,
-                          &raw, &rows, &stride, &vocabulary, &allowed, &given))
+    if (!PyArg_ParseTuple(args, "KKKKKKKKKKLLLLp", &logits, &temperatures, &top_p, &min_p, &top_k, &seeds, &indices, &ids,
+                          &logprobs, &raw, &rows, &stride, &vocabulary, &allowed, &given))
         return NULL;
-    Draw d = {ADDRESS(logits), ADDRESS(temperatures), ADDRESS(least), ADDRESS(seeds), ADDRESS(indices), ADDRESS(ids),
-              ADDRESS(logprobs), ADDRESS(raw), rows, stride, vocabulary, allowed, given};
+    float *scratch = malloc((size_t)vocabulary * sizeof(float));
+    if (!scratch) return PyErr_NoMemory();
+    Draw d = {ADDRESS(logits), ADDRESS(temperatures), ADDRESS(top_p), ADDRESS(min_p), ADDRESS(top_k), ADDRESS(seeds),
+              ADDRESS(indices), ADDRESS(ids), ADDRESS(logprobs), ADDRESS(raw), scratch, rows, stride, vocabulary, allowed,
+              given};
     Py_BEGIN_ALLOW_THREADS;
     best.draw(&d);
     Py_END_ALLOW_THREADS;
+    free(scratch);
     Py_RETURN_NONE;
 }
 
@@ -623,7 +718,7 @@ static PyMethodDef methods[] = {
     {"product", py_product, METH_VARARGS, "Rows times packed weights."},
     {"norm", py_norm, METH_VARARGS, "Root-mean-square norm."},
     {"gate", py_gate, METH_VARARGS, "silu(gate) * up."},
-    {"attend", py_attend, METH_VARARGS, "Rotary embedding, and attention over the paged cache."},
+    {"blocks", py_blocks, METH_VARARGS, "Transformer blocks, one after another, over the paged cache."},
     {"draw", py_draw, METH_VARARGS, "Draw one token a row, or score given ones."},
     {"use", py_use, METH_VARARGS, "Choose the instruction set by name, or the best; returns its name."},
     {NULL, NULL, 0, NULL},

@@ -7,31 +7,15 @@ def product(
 ) -> None: ...
 def norm(x: int, weight: int, out: int, rows: int, stride: int, width: int, eps: float, /) -> None: ...
 def gate(x: int, out: int, rows: int, width: int, /) -> None: ...
-def attend(
-    qkv: int,
-    cos: int,
-    sin: int,
-    keys: int,
-    values: int,
-    table: int,
-    positions: int,
-    table_rows: int,
-    slots: int,
-    lengths: int,
-    out: int,
-    rows: int,
-    heads: int,
-    kv_heads: int,
-    width: int,
-    block: int,
-    columns: int,
-    threads: int,
-    /,
+def blocks(
+    room: int, blocks: int, count: int, first: int, columns: int, rows: int, eps: float, threads: int, /
 ) -> None: ...
 def draw(
     logits: int,
     temperatures: int,
-    least: int,
+    top_p: int,
+    min_p: int,
+    top_k: int,
     seeds: int,
     indices: int,
     ids: int,

@@ -48,23 +48,25 @@ class CpuForward:
         self.model = model
         self.keys = np.zeros((*heads, config.head_dim, block_size), dtype=np.float32)
         self.values = np.zeros((*heads, block_size, config.head_dim), dtype=np.float32)
-        self.block_size = block_size
-        self._layer_bytes = self.keys[0].nbytes
-        self._keys, self._values = self.keys.ctypes.data, self.values.ctypes.data
-        self._table, self._columns = table_RJ.ctypes.data, table_RJ.shape[1]
+        self._table = table_RJ  # the runner writes into it
         assert table_RJ.dtype == np.int32 and table_RJ.flags.c_contiguous
-        positions = torch.arange(self._columns * block_size)
+        positions = torch.arange(table_RJ.shape[1] * block_size)
         with torch.no_grad():
             cos, sin = (half[0, :, 0, : config.head_dim // 2].contiguous() for half in model.rope(positions[None]))
         self._rope = (cos, sin)
-        self._buffers = _Buffers.of(model, 0)
+        self._cache = (
+            self.keys.ctypes.data, self.values.ctypes.data, self.keys[0].nbytes, cos.data_ptr(), sin.data_ptr(),
+            table_RJ.ctypes.data, config.hidden_size, config.intermediate_size, config.num_attention_heads,
+            config.num_key_value_heads, config.head_dim, block_size, table_RJ.shape[1],
+        )  # fmt: skip
+        self._buffers = _Buffers.of(model, 0, self._cache)
         self._logits = torch.empty(0, config.vocab_size)
         self.refresh()
 
     def refresh(self) -> None:
         trunk = self.model.model
         self._embedding = trunk.embed_tokens.weight.detach().numpy()
-        self._blocks = [_Block.of(block) for block in trunk.layers]
+        self._blocks = _Blocks.of(trunk.layers)
         self._drafts = [_Draft.of(layer) for layer in getattr(trunk, "mtp_layers", ())]
         self._head = _Packed.of(self.model.lm_head.weight)
         self._final_norm = trunk.norm.weight.data_ptr()
@@ -72,9 +74,8 @@ class CpuForward:
     def trunk(self, rows: Rows) -> Tensor:
         count = len(rows)
         buffers = self._room(count)
-        np.take(self._embedding, rows.columns_5N[0], axis=0, out=buffers.x[:count].numpy(), mode="clip")
-        for layer, block in enumerate(self._blocks):
-            self._block(block, layer, rows, buffers)
+        np.take(self._embedding, rows.columns_5N[0], axis=0, out=buffers.x_array[:count], mode="clip")
+        self._run(self._blocks, 0, rows, buffers)
         return buffers.x[:count]
 
     def draft(self, k: int, hidden_ND: Tensor, rows: Rows) -> Tensor:
@@ -87,12 +88,12 @@ class CpuForward:
             weight = self._drafts[k - 1].final_norm if chained else self._final_norm
             norm(hidden_ND.data_ptr(), weight, buffers.y.data_ptr(), count, width, width, eps)
             hidden_ND = buffers.y[:count]
-        np.take(self._embedding, rows.columns_5N[0], axis=0, out=buffers.x[:count].numpy(), mode="clip")
+        np.take(self._embedding, rows.columns_5N[0], axis=0, out=buffers.x_array[:count], mode="clip")
         joined = buffers.joined.data_ptr()
         norm(hidden_ND.data_ptr(), layer.hidden_norm, joined, count, 2 * width, width, eps)
         norm(buffers.x.data_ptr(), layer.token_norm, joined + 4 * width, count, 2 * width, width, eps)
         layer.projection.times(joined, buffers.x.data_ptr(), count)
-        self._block(layer.block, config.num_hidden_layers + k, rows, buffers)
+        self._run(layer.block, config.num_hidden_layers + k, rows, buffers)
         return buffers.x[:count]
 
     def logits(self, hidden_MD: Tensor, k: int = -1) -> Tensor:
@@ -107,30 +108,16 @@ class CpuForward:
         self._head.times(normed, self._logits.data_ptr(), count)
         return self._logits[:count]
 
-    def _block(self, block: _Block, layer: int, rows: Rows, buffers: _Buffers) -> None:
-        """As `model.mimo.Block`: the rows' states are in buffers.x, and stay there."""
-        config, count, found = self.model.config, len(rows), kernels()
-        eps, width = config.rms_norm_eps, config.hidden_size
-        x, y, qkv, mixed, gates, gated = buffers.addresses
-        columns, step = rows.columns_5N.ctypes.data, 8 * count
-        found.norm(x, block.input_norm, y, count, width, width, eps)
-        block.qkv.times(y, qkv, count)
-        found.attend(
-            qkv, self._rope[0].data_ptr(), self._rope[1].data_ptr(),
-            self._keys + layer * self._layer_bytes, self._values + layer * self._layer_bytes, self._table,
-            columns + step, columns + 2 * step, columns + 3 * step, columns + 4 * step, mixed,
-            count, config.num_attention_heads, config.num_key_value_heads, config.head_dim, self.block_size,
-            self._columns, torch.get_num_threads(),
+    def _run(self, blocks: _Blocks, first: int, rows: Rows, buffers: _Buffers) -> None:
+        """As `model.mimo.Block`, one after another: the rows' states are in buffers.x, and stay there."""
+        kernels().blocks(
+            buffers.room.ctypes.data, blocks.addresses.ctypes.data, len(blocks.addresses), first,
+            rows.columns_5N.ctypes.data, len(rows), self.model.config.rms_norm_eps, torch.get_num_threads(),
         )  # fmt: skip
-        block.output.times(mixed, x, count, add=True)
-        found.norm(x, block.post_norm, y, count, width, width, eps)
-        block.gate_up.times(y, gates, count)
-        found.gate(gates, gated, count, config.intermediate_size)
-        block.down.times(gated, x, count, add=True)
 
     def _room(self, count: int) -> _Buffers:
         if self._buffers.x.shape[0] < count:
-            self._buffers = _Buffers.of(self.model, max(count, 2 * self._buffers.x.shape[0]))
+            self._buffers = _Buffers.of(self.model, max(count, 2 * self._buffers.x.shape[0]), self._cache)
         return self._buffers
 
 
@@ -162,37 +149,36 @@ class _Packed:
 
 
 @dataclass(slots=True)
-class _Block:
-    """Packed weights of a transformer block, and the addresses of its norms."""
+class _Blocks:
+    """Packed weights of transformer blocks, and where they and the norms lie."""
 
-    qkv: _Packed
-    output: _Packed
-    gate_up: _Packed
-    down: _Packed
-    input_norm: int
-    post_norm: int
+    matrices: list[_Packed]
+    addresses: np.ndarray
+    """int64, a row a block: `Block` of `_kernels.c`."""
 
     @classmethod
-    def of(cls, block: Any) -> _Block:
-        """Of a `Block`, or of an `MTPLayer`, which has the same parts."""
-        attention, mlp = block.self_attn, block.mlp
-        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-        biases = tuple(part.bias for part in parts if part.bias is not None)
-        return cls(
-            _Packed.of(*(part.weight for part in parts), biases=biases),
-            _Packed.of(attention.o_proj.weight),
-            _Packed.of(mlp.gate_proj.weight, mlp.up_proj.weight),
-            _Packed.of(mlp.down_proj.weight),
-            block.input_layernorm.weight.data_ptr(),
-            block.post_attention_layernorm.weight.data_ptr(),
-        )
+    def of(cls, blocks: Any) -> _Blocks:
+        """Of `Block`s, or of `MTPLayer`s, which have the same parts."""
+        matrices, addresses = [], []
+        for block in blocks:
+            attention, mlp = block.self_attn, block.mlp
+            parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+            biases = tuple(part.bias for part in parts if part.bias is not None)
+            qkv = _Packed.of(*(part.weight for part in parts), biases=biases)
+            output = _Packed.of(attention.o_proj.weight)
+            gate_up = _Packed.of(mlp.gate_proj.weight, mlp.up_proj.weight)
+            down = _Packed.of(mlp.down_proj.weight)
+            matrices += [qkv, output, gate_up, down]
+            norms = (block.input_layernorm.weight.data_ptr(), block.post_attention_layernorm.weight.data_ptr())
+            addresses.append((qkv.address, qkv.bias_address, output.address, gate_up.address, down.address, *norms))
+        return cls(matrices, np.array(addresses, dtype=np.int64))
 
 
 @dataclass(slots=True)
 class _Draft:
     """An MTP layer's own parts around its block."""
 
-    block: _Block
+    block: _Blocks
     projection: _Packed
     hidden_norm: int
     token_norm: int
@@ -201,7 +187,9 @@ class _Draft:
     @classmethod
     def of(cls, layer: Any) -> _Draft:
         norms = (layer.hidden_layernorm, layer.token_layernorm, layer.final_layernorm)
-        return cls(_Block.of(layer), _Packed.of(layer.input_proj.weight), *(norm.weight.data_ptr() for norm in norms))
+        return cls(
+            _Blocks.of([layer]), _Packed.of(layer.input_proj.weight), *(norm.weight.data_ptr() for norm in norms)
+        )
 
 
 @dataclass(slots=True)
@@ -212,16 +200,22 @@ class _Buffers:
     y: Tensor
     joined: Tensor
     others: list[Tensor]
-    addresses: tuple[int, int, int, int, int, int]
-    """Of x, y, queries with keys and values, attention's output, gate with up, and their product."""
+    room: np.ndarray
+    """int64: `Room` of `_kernels.c`."""
+    x_array: np.ndarray
+    """x, for numpy to write into."""
 
     @classmethod
-    def of(cls, model: MiMo, rows: int) -> _Buffers:
+    def of(cls, model: MiMo, rows: int, cache: tuple[int, ...]) -> _Buffers:
+        """
+        Args:
+            cache: of the room, what comes after the buffers.
+        """
         config = model.config
         queries, both = config.num_attention_heads, config.num_attention_heads + 2 * config.num_key_value_heads
         widths = (both * config.head_dim, queries * config.head_dim, 2 * config.intermediate_size,
                   config.intermediate_size)  # fmt: skip
         x, y = torch.empty(rows, config.hidden_size), torch.empty(rows, config.hidden_size)
         others = [torch.empty(rows, width) for width in widths]
-        a, b, c, d = (other.data_ptr() for other in others)
-        return cls(x, y, torch.empty(rows, 2 * config.hidden_size), others, (x.data_ptr(), y.data_ptr(), a, b, c, d))
+        room = np.array([*(buffer.data_ptr() for buffer in (x, y, *others)), *cache], dtype=np.int64)
+        return cls(x, y, torch.empty(rows, 2 * config.hidden_size), others, room, x.numpy())

@@ -95,9 +95,9 @@ def sample(logits_MV: Tensor, draws: Draws, *, num_token_ids: int = 0) -> Drawn:
         num_token_ids: ids from here up are never drawn; 0: all may be.
     """
     allowed = num_token_ids or logits_MV.shape[1]
-    least_M1 = _least(logits_MV[:, :allowed], draws.samplings)
     if logits_MV.device.type == "cpu" and kernels():
-        return _sample_compiled(logits_MV, draws, allowed, least_M1)
+        return _sample_compiled(logits_MV, draws, allowed)
+    least_M1 = _least(logits_MV[:, :allowed], draws.samplings)
     scaled_MV = _scaled(logits_MV[:, :allowed], draws.samplings)
     scaled_MV = scaled_MV.masked_fill(scaled_MV < least_M1, -math.inf)
     below_MV = scaled_MV.double()
@@ -117,10 +117,9 @@ def raw_logprobs(logits_MV: Tensor, token_ids: list[int]) -> list[float]:
     ids_M = np.asarray(token_ids, dtype=np.int64)
     if logits_MV.device.type == "cpu" and kernels():
         logits_MV = logits_MV.contiguous()
-        found_M, ones_M = np.empty(len(ids_M), np.float32), np.ones(len(ids_M), np.float32)
-        vocab_size, ones = logits_MV.shape[1], ones_M.ctypes.data
+        found_M, vocab_size = np.empty(len(ids_M), np.float32), logits_MV.shape[1]
         kernels().draw(
-            logits_MV.data_ptr(), ones, ones, 0, 0, ids_M.ctypes.data, 0, found_M.ctypes.data,
+            logits_MV.data_ptr(), 0, 0, 0, 0, 0, 0, ids_M.ctypes.data, 0, found_M.ctypes.data,
             len(ids_M), vocab_size, vocab_size, vocab_size, True,
         )  # fmt: skip
         return found_M.tolist()
@@ -152,16 +151,19 @@ def probabilities(logits_MV: Tensor, samplings: Sequence[Sampling], num_token_id
     return scaled_MV.masked_fill(scaled_MV < _least(logits_MV, samplings), -math.inf).double().softmax(-1)
 
 
-def _sample_compiled(logits_MV: Tensor, draws: Draws, allowed: int, least_M1: Tensor) -> Drawn:
-    logits_MV, least_M1 = logits_MV.contiguous(), least_M1.contiguous()
+def _sample_compiled(logits_MV: Tensor, draws: Draws, allowed: int) -> Drawn:
+    logits_MV = logits_MV.contiguous()
     count, vocab_size = logits_MV.shape
-    temperatures_M = np.array([sampling.temperature for sampling in draws.samplings], dtype=np.float32)
-    words_2M = np.array([[seed & _WORD for seed in draws.seeds], draws.indices], dtype=np.uint64)
+    cuts_3M = np.array([(s.temperature, s.top_p, s.min_p) for s in draws.samplings], dtype=np.float64).T.copy()
+    temperatures_M = cuts_3M[0].astype(np.float32)
+    words_3M = np.array([[seed & _WORD for seed in draws.seeds], draws.indices, [s.top_k for s in draws.samplings]],
+                        dtype=np.uint64)  # fmt: skip
     ids_M, found_2M = np.empty(count, np.int64), np.empty((2, count), np.float32)
-    words, found = words_2M.ctypes.data, found_2M.ctypes.data
+    cuts, words, found = cuts_3M.ctypes.data, words_3M.ctypes.data, found_2M.ctypes.data
     kernels().draw(
-        logits_MV.data_ptr(), temperatures_M.ctypes.data, least_M1.data_ptr(), words, words + 8 * count,
-        ids_M.ctypes.data, found, found + 4 * count, count, vocab_size, vocab_size, allowed, False,
+        logits_MV.data_ptr(), temperatures_M.ctypes.data, cuts + 8 * count, cuts + 16 * count, words + 16 * count,
+        words, words + 8 * count, ids_M.ctypes.data, found, found + 4 * count, count, vocab_size, vocab_size, allowed,
+        False,
     )  # fmt: skip
     return Drawn(ids_M.tolist(), found_2M[0].tolist(), found_2M[1].tolist())
 
