@@ -427,18 +427,22 @@ INLINE void read_row(const Attention *a, int64_t n, float *scratch) {
     }
 }
 
-/* What sampling needs to know; a row each. */
+/* What a row asks for, as `sample.py` packs it. */
 typedef struct {
-    const float *logits; /* rows x stride */
-    const float *temperatures; /* 0 is greedy */
-    const double *top_p, *min_p; /* 1 and 0 are off */
-    const int64_t *top_k; /* 0 is off */
-    const uint64_t *seeds, *indices;
-    int64_t *ids; /* out; in where `given` */
-    float *logprobs, *raw;
+    double temperature;   /* 0 is greedy */
+    double top_p, min_p;  /* 1 and 0 are off */
+    int64_t top_k;        /* 0 is off */
+    uint64_t seed, index;
+} Ask;
+
+/* What sampling needs to know. */
+typedef struct {
+    const float *logits; /* rows x vocabulary */
+    const Ask *asks;     /* NULL: score the ids, draw none */
+    int64_t *ids;        /* out; in without asks */
+    double *logprobs, *raw;
     float *scratch; /* vocabulary */
-    int64_t rows, stride, vocabulary, allowed;
-    int given; /* score the ids, draw none */
+    int64_t rows, vocabulary, allowed;
 } Draw;
 
 static int descending(const void *a, const void *b) {
@@ -447,9 +451,9 @@ static int descending(const void *a, const void *b) {
 }
 
 /* Least scaled logit that top-k, then top-p of what is left, and min-p keep. */
-static float least_kept(const Draw *d, int64_t n, const float *row, float divisor, float top, double total) {
-    const double p = d->top_p[n];
-    const int64_t k = d->top_k[n] && d->top_k[n] < d->allowed ? d->top_k[n] : d->allowed;
+static float least_kept(const Draw *d, const Ask *ask, const float *row, float divisor, float top, double total) {
+    const double p = ask->top_p;
+    const int64_t k = ask->top_k && ask->top_k < d->allowed ? ask->top_k : d->allowed;
     float least = -INFINITY;
     if (p < 1.0 || k < d->allowed) {
         /* Without top-k, what is less likely than an even share of the mass that may go is beyond the cut. */
@@ -469,8 +473,8 @@ static float least_kept(const Draw *d, int64_t n, const float *row, float diviso
         while (kept < count && (p >= 1.0 || before < p * within)) before += exp((double)d->scratch[kept++] - (double)top);
         if (kept && (kept < d->allowed)) least = d->scratch[kept - 1];
     }
-    if (d->min_p[n] > 0.0) {
-        float faint = top + (float)log(d->min_p[n]);
+    if (ask->min_p > 0.0) {
+        float faint = top + (float)log(ask->min_p);
         least = faint > least ? faint : least;
     }
     return least;
@@ -505,20 +509,21 @@ INLINE d8 scaled8(const float *row, int64_t v, int64_t allowed, float divisor) {
 /* Id v arrives after an exponential time of rate exp(logit / temperature); the first to arrive is drawn. */
 INLINE void draw(const Draw *d) {
     for (int64_t n = 0; n < d->rows; n++) {
-        const float *row = d->logits + n * d->stride;
+        const float *row = d->logits + n * d->vocabulary;
         const float most = largest(row, d->vocabulary);
         d8 raws = {};
         for (int64_t v = 0; v < d->vocabulary; v += 8) raws += exp8(logits8(row, v, d->vocabulary) - (double)most);
         int64_t id = d->ids[n];
-        if (!d->given) {
-            const int greedy = d->temperatures[n] == 0.0f;
-            const float divisor = greedy ? 1.0f : d->temperatures[n], top = largest(row, d->allowed) / divisor;
-            const uint64_t key = mix(mix(d->seeds[n]) + d->indices[n] * 0x9E3779B97F4A7C15ULL);
+        if (d->asks) {
+            const Ask *ask = d->asks + n;
+            const int greedy = ask->temperature == 0.0;
+            const float divisor = greedy ? 1.0f : (float)ask->temperature, top = largest(row, d->allowed) / divisor;
+            const uint64_t key = mix(mix(ask->seed) + ask->index * 0x9E3779B97F4A7C15ULL);
             float least = -INFINITY;
-            if (!greedy && (d->top_p[n] < 1.0 || d->top_k[n] || d->min_p[n] > 0.0)) {
+            if (!greedy && (ask->top_p < 1.0 || ask->top_k || ask->min_p > 0.0)) {
                 d8 sums = {};
                 for (int64_t v = 0; v < d->allowed; v += 8) sums += exp8(scaled8(row, v, d->allowed, divisor) - (double)top);
-                least = least_kept(d, n, row, divisor, top, sum8(sums));
+                least = least_kept(d, ask, row, divisor, top, sum8(sums));
             }
             d8 totals = {}, best;
             l8 winners = {};
@@ -618,8 +623,8 @@ typedef struct {
 
 /* What all blocks share, as `cpu.py` lays it out: buffers between kernels, the cache, sizes. */
 typedef struct {
-    int64_t x, y, qkv, mixed, gates, gated;
-    int64_t keys, values, layer_bytes, cos, sin, table;
+    int64_t x, y, qkv, mixed, gates, gated, joined;
+    int64_t embedding, keys, values, layer_bytes, cos, sin, table;
     int64_t hidden, inner, heads, kv_heads, width, block, columns;
 } Room;
 
@@ -645,45 +650,83 @@ static void run_block(const Room *r, const Block *b, int64_t layer, const int64_
     best.product(&p);
 }
 
-static PyObject *py_blocks(PyObject *self, PyObject *args) {
-    unsigned long long room, blocks, columns;
+/* What an MTP layer has before its block, as `cpu.py` lays it out; a state norm of 0 is none. */
+typedef struct {
+    int64_t projection, hidden_norm, token_norm, state_norm;
+} Join;
+
+/* Rows' embeddings, joined with the states in their slots if it is an MTP layer's pass; then blocks; states out. */
+static PyObject *py_pass(PyObject *self, PyObject *args) {
+    unsigned long long room, blocks, join, states_in, states_out, columns;
     long long count, first, rows;
     float eps;
     int threads;
-    if (!PyArg_ParseTuple(args, "KKLLKLfi", &room, &blocks, &count, &first, &columns, &rows, &eps, &threads)) return NULL;
+    if (!PyArg_ParseTuple(args, "KKLLKKKKLfi", &room, &blocks, &count, &first, &join, &states_in, &states_out, &columns,
+                          &rows, &eps, &threads))
+        return NULL;
     const Room *r = ADDRESS(room);
+    const Join *j = ADDRESS(join);
+    const int64_t *ids = ADDRESS(columns), *slots = ids + 3 * rows, *lengths = ids + 4 * rows, D = r->hidden;
     int64_t longest = 0, group = r->heads / r->kv_heads;
-    for (int64_t n = 0; n < rows; n++) {
-        int64_t length = ((const int64_t *)ADDRESS(columns))[4 * rows + n];
-        longest = length > longest ? length : longest;
-    }
+    for (int64_t n = 0; n < rows; n++) longest = lengths[n] > longest ? lengths[n] : longest;
     int64_t padded = longest + r->block + 16;
     float *scratch = malloc(threads * group * (padded + r->width + 1) * sizeof(float));
     if (!scratch) return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS;
+    float *x = ADDRESS(r->x), *y = ADDRESS(r->y), *joined = ADDRESS(r->joined);
+    for (int64_t n = 0; n < rows; n++) memcpy(x + n * D, (const float *)ADDRESS(r->embedding) + ids[n] * D, D * sizeof(float));
+    if (j) {
+        for (int64_t n = 0; n < rows; n++)
+            memcpy(y + n * D, (const float *)ADDRESS(states_in) + (slots[n] < 0 ? 0 : slots[n]) * D, D * sizeof(float));
+        if (j->state_norm) best.norm(y, ADDRESS(j->state_norm), y, rows, D, D, eps);
+        best.norm(y, ADDRESS(j->hidden_norm), joined, rows, 2 * D, D, eps);
+        best.norm(x, ADDRESS(j->token_norm), joined + D, rows, 2 * D, D, eps);
+        Product p = {joined, ADDRESS(j->projection), NULL, x, rows, 2 * D, D, 0, threads};
+        best.product(&p);
+    }
     for (int64_t n = 0; n < count; n++)
-        run_block(r, (const Block *)ADDRESS(blocks) + n, first + n, ADDRESS(columns), rows, eps, threads, scratch, padded);
+        run_block(r, (const Block *)ADDRESS(blocks) + n, first + n, ids, rows, eps, threads, scratch, padded);
+    if (states_out)
+        for (int64_t n = 0; n < rows; n++)
+            if (slots[n] >= 0) memcpy((float *)ADDRESS(states_out) + slots[n] * D, x + n * D, D * sizeof(float));
     Py_END_ALLOW_THREADS;
     free(scratch);
     Py_RETURN_NONE;
 }
 
 static PyObject *py_draw(PyObject *self, PyObject *args) {
-    unsigned long long logits, temperatures, top_p, min_p, top_k, seeds, indices, ids, logprobs, raw;
-    long long rows, stride, vocabulary, allowed;
-    int given;
-    if (!PyArg_ParseTuple(args, "KKKKKKKKKKLLLLp", &logits, &temperatures, &top_p, &min_p, &top_k, &seeds, &indices, &ids,
-                          &logprobs, &raw, &rows, &stride, &vocabulary, &allowed, &given))
-        return NULL;
-    float *scratch = malloc((size_t)vocabulary * sizeof(float));
-    if (!scratch) return PyErr_NoMemory();
-    Draw d = {ADDRESS(logits), ADDRESS(temperatures), ADDRESS(top_p), ADDRESS(min_p), ADDRESS(top_k), ADDRESS(seeds),
-              ADDRESS(indices), ADDRESS(ids), ADDRESS(logprobs), ADDRESS(raw), scratch, rows, stride, vocabulary, allowed,
-              given};
+    unsigned long long logits, out;
+    const char *asks;
+    Py_ssize_t size;
+    long long rows, vocabulary, allowed;
+    if (!PyArg_ParseTuple(args, "Kz#KLLL", &logits, &asks, &size, &out, &rows, &vocabulary, &allowed)) return NULL;
+    if (asks && size != rows * (Py_ssize_t)sizeof(Ask))
+        return PyErr_Format(PyExc_ValueError, "%lld rows need %zu bytes each, got %zd", rows, sizeof(Ask), size);
+    Ask *copy = malloc((size_t)rows * sizeof(Ask) + (size_t)vocabulary * sizeof(float) + 1); /* aligned */
+    if (!copy) return PyErr_NoMemory();
+    if (asks) memcpy(copy, asks, (size_t)size);
+    double *found = ADDRESS(out);
+    Draw d = {ADDRESS(logits), asks ? copy : NULL, (int64_t *)found, found + rows, found + 2 * rows,
+              (float *)(copy + rows), rows, vocabulary, allowed};
     Py_BEGIN_ALLOW_THREADS;
     best.draw(&d);
     Py_END_ALLOW_THREADS;
-    free(scratch);
+    free(copy);
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_logits(PyObject *self, PyObject *args) {
+    unsigned long long x, norm, y, packed, out;
+    long long rows, inputs, outputs;
+    float eps;
+    int threads;
+    if (!PyArg_ParseTuple(args, "KKKKKLLLfi", &x, &norm, &y, &packed, &out, &rows, &inputs, &outputs, &eps, &threads))
+        return NULL;
+    Product p = {ADDRESS(y), ADDRESS(packed), NULL, ADDRESS(out), rows, inputs, outputs, 0, threads};
+    Py_BEGIN_ALLOW_THREADS;
+    best.norm(ADDRESS(x), ADDRESS(norm), ADDRESS(y), rows, inputs, inputs, eps);
+    best.product(&p);
+    Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
 }
 
@@ -718,7 +761,8 @@ static PyMethodDef methods[] = {
     {"product", py_product, METH_VARARGS, "Rows times packed weights."},
     {"norm", py_norm, METH_VARARGS, "Root-mean-square norm."},
     {"gate", py_gate, METH_VARARGS, "silu(gate) * up."},
-    {"blocks", py_blocks, METH_VARARGS, "Transformer blocks, one after another, over the paged cache."},
+    {"forward", py_pass, METH_VARARGS, "A pass of the trunk or of an MTP layer over the paged cache."},
+    {"logits", py_logits, METH_VARARGS, "A final norm and the head."},
     {"draw", py_draw, METH_VARARGS, "Draw one token a row, or score given ones."},
     {"use", py_use, METH_VARARGS, "Choose the instruction set by name, or the best; returns its name."},
     {NULL, NULL, 0, NULL},

@@ -7,24 +7,21 @@ def product(
 ) -> None: ...
 def norm(x: int, weight: int, out: int, rows: int, stride: int, width: int, eps: float, /) -> None: ...
 def gate(x: int, out: int, rows: int, width: int, /) -> None: ...
-def blocks(
-    room: int, blocks: int, count: int, first: int, columns: int, rows: int, eps: float, threads: int, /
-) -> None: ...
-def draw(
-    logits: int,
-    temperatures: int,
-    top_p: int,
-    min_p: int,
-    top_k: int,
-    seeds: int,
-    indices: int,
-    ids: int,
-    logprobs: int,
-    raw: int,
+def forward(
+    room: int,
+    blocks: int,
+    count: int,
+    first: int,
+    join: int,
+    states_in: int,
+    states_out: int,
+    columns: int,
     rows: int,
-    stride: int,
-    vocabulary: int,
-    allowed: int,
-    given: bool,
+    eps: float,
+    threads: int,
     /,
 ) -> None: ...
+def logits(
+    x: int, norm: int, y: int, packed: int, out: int, rows: int, inputs: int, outputs: int, eps: float, threads: int, /
+) -> None: ...
+def draw(logits: int, asks: bytes | None, out: int, rows: int, vocabulary: int, allowed: int, /) -> None: ...

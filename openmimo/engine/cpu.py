@@ -42,82 +42,85 @@ def kernels() -> Any:
 class CpuForward:
     """Owns the packed weights and the paged keys and values."""
 
-    def __init__(self, model: MiMo, *, num_layers: int, num_blocks: int, table_RJ: np.ndarray, block_size: int) -> None:
+    def __init__(
+        self, model: MiMo, *, num_layers: int, num_states: int, num_blocks: int, table_RJ: np.ndarray, block_size: int
+    ) -> None:
         config = model.config
         heads = (num_layers, num_blocks, config.num_key_value_heads)
         self.model = model
         self.keys = np.zeros((*heads, config.head_dim, block_size), dtype=np.float32)
         self.values = np.zeros((*heads, block_size, config.head_dim), dtype=np.float32)
+        self.states = np.zeros((num_states, num_blocks * block_size, config.hidden_size), dtype=np.float32)
+        self._states = [state.ctypes.data for state in self.states]
         self._table = table_RJ  # the runner writes into it
         assert table_RJ.dtype == np.int32 and table_RJ.flags.c_contiguous
         positions = torch.arange(table_RJ.shape[1] * block_size)
         with torch.no_grad():
             cos, sin = (half[0, :, 0, : config.head_dim // 2].contiguous() for half in model.rope(positions[None]))
         self._rope = (cos, sin)
-        self._cache = (
-            self.keys.ctypes.data, self.values.ctypes.data, self.keys[0].nbytes, cos.data_ptr(), sin.data_ptr(),
-            table_RJ.ctypes.data, config.hidden_size, config.intermediate_size, config.num_attention_heads,
-            config.num_key_value_heads, config.head_dim, block_size, table_RJ.shape[1],
+        self._rest = (
+            model.model.embed_tokens.weight.data_ptr(), self.keys.ctypes.data, self.values.ctypes.data,
+            self.keys[0].nbytes, cos.data_ptr(), sin.data_ptr(), table_RJ.ctypes.data, config.hidden_size,
+            config.intermediate_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim,
+            block_size, table_RJ.shape[1],
         )  # fmt: skip
-        self._buffers = _Buffers.of(model, 0, self._cache)
+        self._buffers = _Buffers.of(model, 0, self._rest)
         self._logits = torch.empty(0, config.vocab_size)
         self.refresh()
 
     def refresh(self) -> None:
         trunk = self.model.model
-        self._embedding = trunk.embed_tokens.weight.detach().numpy()
         self._blocks = _Blocks.of(trunk.layers)
-        self._drafts = [_Draft.of(layer) for layer in getattr(trunk, "mtp_layers", ())]
-        self._head = _Packed.of(self.model.lm_head.weight)
         self._final_norm = trunk.norm.weight.data_ptr()
+        self._drafts: list[_Draft] = []
+        for k, layer in enumerate(getattr(trunk, "mtp_layers", ())):
+            chained = self.model.config.mtp_chained and k > 0
+            norm = self._drafts[-1].final_norm if chained else self._final_norm
+            self._drafts.append(_Draft.of(layer, norm if self.model.config.mtp_hidden == "normed" else 0))
+        self._head = _Packed.of(self.model.lm_head.weight)
 
     def trunk(self, rows: Rows) -> Tensor:
-        count = len(rows)
-        buffers = self._room(count)
-        np.take(self._embedding, rows.columns_5N[0], axis=0, out=buffers.x_array[:count], mode="clip")
-        self._run(self._blocks, 0, rows, buffers)
-        return buffers.x[:count]
+        return self._run(self._blocks, 0, rows, states_out=self._states[0] if self._states else 0)
 
-    def draft(self, k: int, hidden_ND: Tensor, rows: Rows) -> Tensor:
-        """As `MiMo.draft_hidden`."""
-        config, count, layer = self.model.config, len(rows), self._drafts[k]
-        buffers, norm, eps, width = self._room(count), kernels().norm, config.rms_norm_eps, config.hidden_size
-        hidden_ND = hidden_ND.contiguous()
-        if config.mtp_hidden == "normed":
-            chained = config.mtp_chained and k > 0
-            weight = self._drafts[k - 1].final_norm if chained else self._final_norm
-            norm(hidden_ND.data_ptr(), weight, buffers.y.data_ptr(), count, width, width, eps)
-            hidden_ND = buffers.y[:count]
-        np.take(self._embedding, rows.columns_5N[0], axis=0, out=buffers.x_array[:count], mode="clip")
-        joined = buffers.joined.data_ptr()
-        norm(hidden_ND.data_ptr(), layer.hidden_norm, joined, count, 2 * width, width, eps)
-        norm(buffers.x.data_ptr(), layer.token_norm, joined + 4 * width, count, 2 * width, width, eps)
-        layer.projection.times(joined, buffers.x.data_ptr(), count)
-        self._run(layer.block, config.num_hidden_layers + k, rows, buffers)
-        return buffers.x[:count]
+    def draft(self, k: int, rows: Rows) -> Tensor:
+        """As `MiMo.draft_hidden`, over the states in the rows' slots."""
+        layer, chained = self._drafts[k], self.model.config.mtp_chained
+        return self._run(
+            layer.block,
+            self.model.config.num_hidden_layers + k,
+            rows,
+            join=layer.join.ctypes.data,
+            states_in=self._states[k if chained else 0],
+            states_out=self._states[k + 1] if k + 1 < len(self._states) else 0,
+        )
 
     def logits(self, hidden_MD: Tensor, k: int = -1) -> Tensor:
         config, count = self.model.config, hidden_MD.shape[0]
         hidden_MD = hidden_MD.contiguous()
-        weight = self._final_norm if k < 0 else self._drafts[k].final_norm
-        width = config.hidden_size
         if self._logits.shape[0] < count:
             self._logits = torch.empty(count, config.vocab_size)
-        normed = self._room(count).y.data_ptr()
-        kernels().norm(hidden_MD.data_ptr(), weight, normed, count, width, width, config.rms_norm_eps)
-        self._head.times(normed, self._logits.data_ptr(), count)
+        norm = self._final_norm if k < 0 else self._drafts[k].final_norm
+        kernels().logits(
+            hidden_MD.data_ptr(), norm, int(self._room(count).room[1]), self._head.address, self._logits.data_ptr(),
+            count, config.hidden_size, config.vocab_size, config.rms_norm_eps, torch.get_num_threads(),
+        )  # fmt: skip
         return self._logits[:count]
 
-    def _run(self, blocks: _Blocks, first: int, rows: Rows, buffers: _Buffers) -> None:
-        """As `model.mimo.Block`, one after another: the rows' states are in buffers.x, and stay there."""
-        kernels().blocks(
-            buffers.room.ctypes.data, blocks.addresses.ctypes.data, len(blocks.addresses), first,
-            rows.columns_5N.ctypes.data, len(rows), self.model.config.rms_norm_eps, torch.get_num_threads(),
+    def _run(
+        self, blocks: _Blocks, first: int, rows: Rows, *, join: int = 0, states_in: int = 0, states_out: int = 0
+    ) -> Tensor:
+        """Blocks, one after another, as `model.mimo.Block`."""
+        count = len(rows)
+        buffers = self._room(count)
+        kernels().forward(
+            buffers.room.ctypes.data, blocks.addresses.ctypes.data, len(blocks.addresses), first, join, states_in,
+            states_out, rows.columns_5N.ctypes.data, count, self.model.config.rms_norm_eps, torch.get_num_threads(),
         )  # fmt: skip
+        return buffers.x[:count]
 
     def _room(self, count: int) -> _Buffers:
         if self._buffers.x.shape[0] < count:
-            self._buffers = _Buffers.of(self.model, max(count, 2 * self._buffers.x.shape[0]), self._cache)
+            self._buffers = _Buffers.of(self.model, max(count, 2 * self._buffers.x.shape[0]), self._rest)
         return self._buffers
 
 
@@ -127,8 +130,6 @@ class _Packed:
 
     packed: Tensor
     bias: Tensor | None
-    inputs: int
-    outputs: int
     address: int
     bias_address: int
 
@@ -140,12 +141,7 @@ class _Packed:
         packed = torch.empty(-(-outputs // _PANEL) * _PANEL * inputs)
         kernels().pack(weight.data_ptr(), packed.data_ptr(), outputs, inputs)
         bias = torch.cat([b.detach() for b in biases]) if biases else None
-        return cls(packed, bias, inputs, outputs, packed.data_ptr(), 0 if bias is None else bias.data_ptr())
-
-    def times(self, x: int, out: int, rows: int, add: bool = False) -> None:
-        kernels().product(
-            x, self.address, self.bias_address, out, rows, self.inputs, self.outputs, add, torch.get_num_threads()
-        )
+        return cls(packed, bias, packed.data_ptr(), 0 if bias is None else bias.data_ptr())
 
 
 @dataclass(slots=True)
@@ -180,16 +176,20 @@ class _Draft:
 
     block: _Blocks
     projection: _Packed
-    hidden_norm: int
-    token_norm: int
+    join: np.ndarray
+    """int64: `Join` of `_kernels.c`."""
     final_norm: int
 
     @classmethod
-    def of(cls, layer: Any) -> _Draft:
-        norms = (layer.hidden_layernorm, layer.token_layernorm, layer.final_layernorm)
-        return cls(
-            _Blocks.of([layer]), _Packed.of(layer.input_proj.weight), *(norm.weight.data_ptr() for norm in norms)
-        )
+    def of(cls, layer: Any, state_norm: int) -> _Draft:
+        """
+        Args:
+            state_norm: address of the norm that the states it reads go through first; 0 is none.
+        """
+        projection = _Packed.of(layer.input_proj.weight)
+        norms = (layer.hidden_layernorm.weight.data_ptr(), layer.token_layernorm.weight.data_ptr())
+        join = np.array([projection.address, *norms, state_norm], dtype=np.int64)
+        return cls(_Blocks.of([layer]), projection, join, layer.final_layernorm.weight.data_ptr())
 
 
 @dataclass(slots=True)
@@ -197,25 +197,20 @@ class _Buffers:
     """Room for so many rows between kernels."""
 
     x: Tensor
-    y: Tensor
-    joined: Tensor
     others: list[Tensor]
     room: np.ndarray
     """int64: `Room` of `_kernels.c`."""
-    x_array: np.ndarray
-    """x, for numpy to write into."""
 
     @classmethod
-    def of(cls, model: MiMo, rows: int, cache: tuple[int, ...]) -> _Buffers:
+    def of(cls, model: MiMo, rows: int, rest: tuple[int, ...]) -> _Buffers:
         """
         Args:
-            cache: of the room, what comes after the buffers.
+            rest: of the room, what comes after the buffers.
         """
         config = model.config
+        hidden, inner = config.hidden_size, config.intermediate_size
         queries, both = config.num_attention_heads, config.num_attention_heads + 2 * config.num_key_value_heads
-        widths = (both * config.head_dim, queries * config.head_dim, 2 * config.intermediate_size,
-                  config.intermediate_size)  # fmt: skip
-        x, y = torch.empty(rows, config.hidden_size), torch.empty(rows, config.hidden_size)
-        others = [torch.empty(rows, width) for width in widths]
-        room = np.array([*(buffer.data_ptr() for buffer in (x, y, *others)), *cache], dtype=np.int64)
-        return cls(x, y, torch.empty(rows, 2 * config.hidden_size), others, room, x.numpy())
+        widths = (hidden, hidden, both * config.head_dim, queries * config.head_dim, 2 * inner, inner, 2 * hidden)
+        x, *others = (torch.empty(rows, width) for width in widths)
+        room = np.array([*(buffer.data_ptr() for buffer in (x, *others)), *rest], dtype=np.int64)
+        return cls(x, others, room)

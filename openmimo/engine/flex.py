@@ -29,7 +29,7 @@ class FlexForward:
     """Owns the cache on the model's device, and the captured graphs."""
 
     def __init__(
-        self, model: MiMo, *, num_layers: int, num_blocks: int, table_RJ: np.ndarray, block_size: int,
+        self, model: MiMo, *, num_layers: int, num_states: int, num_blocks: int, table_RJ: np.ndarray, block_size: int,
         compiled: bool = True,
     ) -> None:  # fmt: skip
         """
@@ -44,23 +44,32 @@ class FlexForward:
         self.device = weight.device
         self.keys = torch.zeros(shape, dtype=weight.dtype, device=self.device)
         self.values = torch.zeros(shape, dtype=weight.dtype, device=self.device)
+        states = (num_states, (num_blocks + 1) * block_size, config.hidden_size)
+        self.states = torch.zeros(states, dtype=weight.dtype, device=self.device)
         self.num_blocks, self.block_size, self.table_RJ = num_blocks, block_size, table_RJ
         self._attention: Any = torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
         self._graphs: dict[tuple[str, int], _Graph] = {}
 
     def trunk(self, rows: Rows) -> Tensor:
         def run(inputs: _Inputs) -> Tensor:
-            return self.model(inputs.columns_5N[0][None], inputs.columns_5N[1][None], self._attend(inputs))[0]
+            ids, positions, slots = inputs.columns_5N[0], inputs.columns_5N[1], inputs.columns_5N[3]
+            hidden_ND = self.model(ids[None], positions[None], self._attend(inputs))[0]
+            if len(self.states):
+                self.states[0][slots] = hidden_ND
+            return hidden_ND
 
         return self._run("trunk", run, self._inputs(rows))[: len(rows)]
 
-    def draft(self, k: int, hidden_ND: Tensor, rows: Rows) -> Tensor:
+    def draft(self, k: int, rows: Rows) -> Tensor:
         def run(inputs: _Inputs) -> Tensor:
-            assert inputs.hidden_ND is not None
-            ids, positions = inputs.columns_5N[0][None], inputs.columns_5N[1][None]
-            return self.model.draft_hidden(k, inputs.hidden_ND[None], ids, positions, self._attend(inputs))[0]
+            ids, positions, slots = inputs.columns_5N[0], inputs.columns_5N[1], inputs.columns_5N[3]
+            hidden_ND = self.states[k if self.model.config.mtp_chained else 0][slots]
+            out = self.model.draft_hidden(k, hidden_ND[None], ids[None], positions[None], self._attend(inputs))[0]
+            if k + 1 < len(self.states):
+                self.states[k + 1][slots] = out
+            return out
 
-        return self._run(f"draft {k}", run, self._inputs(rows, hidden_ND))[: len(rows)]
+        return self._run(f"draft {k}", run, self._inputs(rows))[: len(rows)]
 
     def logits(self, hidden_MD: Tensor, k: int = -1) -> Tensor:
         normed = self.model.normed(hidden_MD) if k < 0 else self.model.draft_normed(k, hidden_MD)
@@ -69,7 +78,7 @@ class FlexForward:
     def refresh(self) -> None:
         """Weights are the model's own, changed in place: graphs read the new ones."""
 
-    def _inputs(self, rows: Rows, hidden_ND: Tensor | None = None) -> _Inputs:
+    def _inputs(self, rows: Rows) -> _Inputs:
         count = len(rows)
         padded = 1 << max(0, count - 1).bit_length()
         columns = rows.part(0, padded).columns_5N
@@ -79,9 +88,7 @@ class FlexForward:
         used_NJ = np.arange(self.table_RJ.shape[1]) * self.block_size < columns[4][:, None]
         table_NJ = np.where(used_NJ, self.table_RJ[columns[2]], self.num_blocks)
         table_NJ[count:, 0] = self.num_blocks
-        if hidden_ND is not None:
-            hidden_ND = torch.nn.functional.pad(hidden_ND, (0, 0, 0, padded - count))
-        return _Inputs(self._tensor(columns), self._tensor(table_NJ.astype(np.int32)), hidden_ND)
+        return _Inputs(self._tensor(columns), self._tensor(table_NJ.astype(np.int32)))
 
     def _attend(self, inputs: _Inputs) -> Attend:
         """Attention for one pass, given as B = 1, T = N; all shapes are the inputs' own, so it can be captured."""
@@ -134,14 +141,12 @@ class FlexForward:
 class _Inputs:
     """What a pass reads, on the device."""
 
-    def __init__(self, columns_5N: Tensor, table_NJ: Tensor, hidden_ND: Tensor | None) -> None:
-        self.columns_5N, self.table_NJ, self.hidden_ND = columns_5N, table_NJ, hidden_ND
+    def __init__(self, columns_5N: Tensor, table_NJ: Tensor) -> None:
+        self.columns_5N, self.table_NJ = columns_5N, table_NJ
 
     def copy_(self, other: _Inputs) -> None:
         self.columns_5N.copy_(other.columns_5N)
         self.table_NJ.copy_(other.table_NJ)
-        if self.hidden_ND is not None and other.hidden_ND is not None:
-            self.hidden_ND.copy_(other.hidden_ND)
 
 
 class _Graph:

@@ -23,6 +23,9 @@ from openmimo.model.mimo import Attend, MiMo
 TILE = 64
 """Rows that go through the model together when results must not depend on the batch: kernels choose by shape."""
 
+_FEW = 24
+"""Rows that plain Python looks up faster than numpy."""
+
 _KEY_CHUNK = 256
 """Slots attended to at a time then, always from the first on."""
 
@@ -43,6 +46,12 @@ class Rows:
         cls, token_ids: list[int], positions: list[int], table_rows: list[int], table_RJ: np.ndarray, size: int
     ) -> Rows:
         """Look up the slots in the block table."""
+        if len(token_ids) <= _FEW:  # one array is quicker than many operations on small ones
+            slots = [
+                table_RJ.item(r, at // size) * size + at % size for r, at in zip(table_rows, positions, strict=True)
+            ]
+            lengths = [at + 1 for at in positions]
+            return cls(np.array((token_ids, positions, table_rows, slots, lengths), dtype=np.int64))
         columns = np.empty((5, len(token_ids)), dtype=np.int64)
         columns[0], columns[1], columns[2] = token_ids, positions, table_rows
         at = columns[1]
@@ -63,13 +72,15 @@ class Rows:
 
 
 class Forward(Protocol):
-    """Owns the keys and values of all layers; tensors that it returns live until its next call."""
+    """Owns the keys and values of all layers, and the hidden states that MTP layers read; tensors that it returns live
+    until its next call."""
 
     def trunk(self, rows: Rows) -> Tensor:
-        """(N, D) hidden states before the final norm."""
+        """(N, D) hidden states before the final norm, kept in the rows' slots if MTP layers draft."""
 
-    def draft(self, k: int, hidden_ND: Tensor, rows: Rows) -> Tensor:
-        """(N, D) output of MTP layer k (from 0) before its final norm; the rows' token ids are the ones ahead."""
+    def draft(self, k: int, rows: Rows) -> Tensor:
+        """(N, D) output of MTP layer k (from 0) before its final norm, from the states in the rows' slots; the rows'
+        token ids are the ones ahead. Kept if a chained layer reads it."""
 
     def logits(self, hidden_MD: Tensor, k: int = -1) -> Tensor:
         """(M, V) float32 logits of the trunk's states, or of MTP layer k's."""
@@ -86,7 +97,7 @@ class TorchForward:
     """
 
     def __init__(
-        self, model: MiMo, *, num_layers: int, num_blocks: int, table_RJ: np.ndarray, block_size: int,
+        self, model: MiMo, *, num_layers: int, num_states: int, num_blocks: int, table_RJ: np.ndarray, block_size: int,
         batch_invariant: bool,
     ) -> None:  # fmt: skip
         config, weight = model.config, model.lm_head.weight
@@ -94,26 +105,32 @@ class TorchForward:
         self.model = model
         self.keys = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         self.values = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        states = (num_states, num_blocks * block_size, config.hidden_size)
+        self.states = torch.zeros(states, dtype=weight.dtype, device=weight.device)
         self.table_RJ = table_RJ
         self.device = weight.device
         self.batch_invariant = batch_invariant
 
     def trunk(self, rows: Rows) -> Tensor:
-        return torch.cat(
-            [
-                self.model(self._tensor(part.columns_5N[0])[None], self._tensor(part.columns_5N[1])[None], attend)[0]
-                for part, attend in self._parts(rows)
-            ]
-        )[: len(rows)]
-
-    def draft(self, k: int, hidden_ND: Tensor, rows: Rows) -> Tensor:
         found = []
-        for n, (part, attend) in enumerate(self._parts(rows)):
-            hidden = hidden_ND[n * len(part) : (n + 1) * len(part)]
-            hidden = torch.nn.functional.pad(hidden, (0, 0, 0, len(part) - hidden.shape[0]))
+        for part, attend in self._parts(rows):
             ids, positions = self._tensor(part.columns_5N[0])[None], self._tensor(part.columns_5N[1])[None]
+            found.append(self.model(ids, positions, attend)[0])
+        return self._kept(torch.cat(found)[: len(rows)], rows, 0)
+
+    def draft(self, k: int, rows: Rows) -> Tensor:
+        found, states = [], self.states[k if self.model.config.mtp_chained else 0]
+        for part, attend in self._parts(rows):
+            ids, positions = self._tensor(part.columns_5N[0])[None], self._tensor(part.columns_5N[1])[None]
+            hidden = states[self._tensor(np.maximum(part.columns_5N[3], 0))]
             found.append(self.model.draft_hidden(k, hidden[None], ids, positions, attend)[0])
-        return torch.cat(found)[: len(rows)]
+        return self._kept(torch.cat(found)[: len(rows)], rows, k + 1)
+
+    def _kept(self, hidden_ND: Tensor, rows: Rows, number: int) -> Tensor:
+        if number < len(self.states):
+            real_N = self._tensor(rows.columns_5N[3] >= 0)
+            self.states[number][self._tensor(rows.columns_5N[3])[real_N]] = hidden_ND[real_N]
+        return hidden_ND
 
     def logits(self, hidden_MD: Tensor, k: int = -1) -> Tensor:
         count = hidden_MD.shape[0]

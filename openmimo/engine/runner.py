@@ -1,4 +1,4 @@
-"""What a step computes, as rows (MiMo 2.2): the block table, the hidden states that MTP layers read, the forward pass.
+"""What a step computes, as rows (MiMo 2.2): the block table and the forward pass.
 
 Beside keys and values the trunk's hidden states are kept, in the same blocks, when MTP layers draft: layer k's slot i
 can be finished only once token i + 1 + k is known, steps after the trunk computed position i. Chained layers keep
@@ -33,7 +33,7 @@ def bytes_per_block(config: MiMoConfig, block_size: int, num_draft_layers: int, 
 
 
 class Runner:
-    """Owns the block table, the hidden states and the forward pass."""
+    """Owns the block table and the forward pass."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Runner:
         self.table_RJ = np.zeros((num_table_rows, -(-max_model_len // block_size)), dtype=np.int32)
         sizes: dict[str, Any] = {
             "num_layers": config.num_hidden_layers + num_draft_layers,
+            "num_states": _num_states(config, num_draft_layers),
             "num_blocks": num_blocks,
             "table_RJ": self.table_RJ,
             "block_size": block_size,
@@ -68,10 +69,6 @@ class Runner:
             self.forward = TorchForward(
                 model, **sizes, batch_invariant=on_cpu if batch_invariant is None else batch_invariant
             )
-        num_states = _num_states(config, num_draft_layers)
-        self.states = torch.zeros(
-            num_states, num_blocks * block_size, config.hidden_size, dtype=weight.dtype, device=self.device
-        )
 
     def trunk(self, works: list[Work]) -> Tensor:
         """(N, D) hidden states before the final norm, in the order of the works, drafts after known tokens."""
@@ -94,11 +91,7 @@ class Runner:
                 token_ids += sequence.draft_ids[: work.num_drafts]
                 positions += range(first, first + work.num_drafts)
                 table_rows += [sequence.row] * work.num_drafts
-        rows = Rows.of(token_ids, positions, table_rows, self.table_RJ, self.block_size)
-        hidden_ND = self.forward.trunk(rows)
-        if len(self.states):
-            self.states[0][self._tensor(rows.columns_5N[3])] = hidden_ND
-        return hidden_ND
+        return self.forward.trunk(Rows.of(token_ids, positions, table_rows, self.table_RJ, self.block_size))
 
     def draft(self, k: int, works: list[tuple[Sequence, int, int]], ahead_ids: list[int]) -> Tensor:
         """(N, D) output of MTP layer k (from 0), before its final norm, for slots start .. stop - 1 of each sequence.
@@ -112,13 +105,7 @@ class Runner:
         for sequence, start, stop in works:
             positions += range(start, stop)
             table_rows += [sequence.row] * (stop - start)
-        rows = Rows.of(ahead_ids, positions, table_rows, self.table_RJ, self.block_size)
-        slots_N = self._tensor(rows.columns_5N[3])
-        chained = self.model.config.mtp_chained
-        draft_ND = self.forward.draft(k, self.states[k if chained else 0][slots_N], rows)
-        if k + 1 < len(self.states):
-            self.states[k + 1][slots_N] = draft_ND
-        return draft_ND
+        return self.forward.draft(k, Rows.of(ahead_ids, positions, table_rows, self.table_RJ, self.block_size))
 
     def logits(self, hidden_ND: Tensor, rows_M: list[int], k: int = -1) -> Tensor:
         """(M, V) float32 logits of some rows of `trunk`, in order and each once, or of MTP layer k's `draft`."""
@@ -132,11 +119,10 @@ class Runner:
         columns[3] = -1
         columns[4] = min(64, self.table_RJ.shape[1] * self.block_size)
         rows, found = Rows(columns), []
-        hidden_ND = torch.zeros(num_rows, self.model.config.hidden_size, dtype=self.states.dtype, device=self.device)
         for _ in range(3):
             self._wait()
             began = time.perf_counter()
-            out_ND = self.forward.trunk(rows) if layer < 0 else self.forward.draft(layer, hidden_ND, rows)
+            out_ND = self.forward.trunk(rows) if layer < 0 else self.forward.draft(layer, rows)
             self.forward.logits(out_ND[:num_sampled], layer)
             self._wait()
             found.append(time.perf_counter() - began)
@@ -153,9 +139,6 @@ class Runner:
         if sequence.num_tabled != len(sequence.blocks):
             self.table_RJ[sequence.row, : len(sequence.blocks)] = sequence.blocks
             sequence.num_tabled = len(sequence.blocks)
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
 
 
 def _num_states(config: MiMoConfig, num_draft_layers: int) -> int:

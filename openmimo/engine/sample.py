@@ -12,6 +12,7 @@ Shapes: M = rows, V = vocabulary.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ _WORD = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
+_ASK = struct.Struct("=dddqQQ")
+"""A row of a draw: `Ask` of `_kernels.c`."""
 LEAST_TEMPERATURE = 1e-3
 """Above 0: logits divided by less could overflow float32."""
 _WIDTHS = (8, 64)
@@ -117,12 +120,10 @@ def raw_logprobs(logits_MV: Tensor, token_ids: list[int]) -> list[float]:
     ids_M = np.asarray(token_ids, dtype=np.int64)
     if logits_MV.device.type == "cpu" and kernels():
         logits_MV = logits_MV.contiguous()
-        found_M, vocab_size = np.empty(len(ids_M), np.float32), logits_MV.shape[1]
-        kernels().draw(
-            logits_MV.data_ptr(), 0, 0, 0, 0, 0, 0, ids_M.ctypes.data, 0, found_M.ctypes.data,
-            len(ids_M), vocab_size, vocab_size, vocab_size, True,
-        )  # fmt: skip
-        return found_M.tolist()
+        found_3M, vocab_size = np.empty((3, len(ids_M))), logits_MV.shape[1]
+        found_3M[0].view(np.int64)[:] = ids_M
+        kernels().draw(logits_MV.data_ptr(), None, found_3M.ctypes.data, len(ids_M), vocab_size, vocab_size)
+        return found_3M[2].tolist()
     wide_MV = logits_MV.double()
     picked_M1 = wide_MV.gather(1, torch.from_numpy(ids_M).to(logits_MV.device)[:, None])
     return (picked_M1 - wide_MV.logsumexp(-1, keepdim=True))[:, 0].float().tolist()
@@ -154,18 +155,13 @@ def probabilities(logits_MV: Tensor, samplings: Sequence[Sampling], num_token_id
 def _sample_compiled(logits_MV: Tensor, draws: Draws, allowed: int) -> Drawn:
     logits_MV = logits_MV.contiguous()
     count, vocab_size = logits_MV.shape
-    cuts_3M = np.array([(s.temperature, s.top_p, s.min_p) for s in draws.samplings], dtype=np.float64).T.copy()
-    temperatures_M = cuts_3M[0].astype(np.float32)
-    words_3M = np.array([[seed & _WORD for seed in draws.seeds], draws.indices, [s.top_k for s in draws.samplings]],
-                        dtype=np.uint64)  # fmt: skip
-    ids_M, found_2M = np.empty(count, np.int64), np.empty((2, count), np.float32)
-    cuts, words, found = cuts_3M.ctypes.data, words_3M.ctypes.data, found_2M.ctypes.data
-    kernels().draw(
-        logits_MV.data_ptr(), temperatures_M.ctypes.data, cuts + 8 * count, cuts + 16 * count, words + 16 * count,
-        words, words + 8 * count, ids_M.ctypes.data, found, found + 4 * count, count, vocab_size, vocab_size, allowed,
-        False,
-    )  # fmt: skip
-    return Drawn(ids_M.tolist(), found_2M[0].tolist(), found_2M[1].tolist())
+    asks = b"".join(
+        _ASK.pack(s.temperature, s.top_p, s.min_p, s.top_k, seed & _WORD, index)
+        for s, seed, index in zip(draws.samplings, draws.seeds, draws.indices, strict=True)
+    )
+    found_3M = np.empty((3, count))
+    kernels().draw(logits_MV.data_ptr(), asks, found_3M.ctypes.data, count, vocab_size, allowed)
+    return Drawn(found_3M[0].view(np.int64).tolist(), found_3M[1].tolist(), found_3M[2].tolist())
 
 
 def exponential(seeds_M: np.ndarray, indices_M: np.ndarray, vocab_size: int, device: torch.device) -> Tensor:

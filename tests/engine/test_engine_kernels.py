@@ -96,9 +96,9 @@ def forwards(model: MiMo, *, fill: float = 0.0) -> tuple[CpuForward, TorchForwar
     """Both passes over the same table of three sequences, whose blocks lie anywhere."""
     table = np.random.default_rng(0).permutation(9).astype(np.int32).reshape(3, 3)
     layers = model.config.num_hidden_layers + model.config.num_nextn_predict_layers
-    compiled = CpuForward(model, num_layers=layers, num_blocks=9, table_RJ=table, block_size=BLOCK)
+    compiled = CpuForward(model, num_layers=layers, num_states=2, num_blocks=9, table_RJ=table, block_size=BLOCK)
     plain = TorchForward(
-        model, num_layers=layers, num_blocks=9, table_RJ=table, block_size=BLOCK, batch_invariant=False
+        model, num_layers=layers, num_states=2, num_blocks=9, table_RJ=table, block_size=BLOCK, batch_invariant=False
     )
     for array in (compiled.keys, compiled.values, plain.keys.numpy(), plain.values.numpy()):
         array.fill(fill)
@@ -135,8 +135,8 @@ def test_both_forward_passes_agree_and_never_read_rubbish_in_reused_blocks(
         assert torch.allclose(hidden, expected, atol=2e-4)
         assert torch.allclose(compiled.logits(hidden), plain.logits(hidden), atol=2e-4)
         for k in range(2):
-            draft = compiled.draft(k, hidden, rows).clone()
-            assert torch.allclose(draft, plain.draft(k, hidden, rows), atol=2e-4)
+            draft = compiled.draft(k, rows).clone()
+            assert torch.allclose(draft, plain.draft(k, rows), atol=2e-4)
             assert torch.allclose(compiled.logits(draft, k), plain.logits(draft, k), atol=2e-4)
 
 
@@ -144,7 +144,9 @@ def test_both_forward_passes_agree_and_never_read_rubbish_in_reused_blocks(
 def test_a_row_has_the_same_bits_in_any_company_and_chunking(model: MiMo, kind: str) -> None:
     def fresh() -> CpuForward | TorchForward:
         compiled, _, table = forwards(model)
-        tiles = TorchForward(model, num_layers=4, num_blocks=9, table_RJ=table, block_size=BLOCK, batch_invariant=True)
+        tiles = TorchForward(
+            model, num_layers=4, num_states=0, num_blocks=9, table_RJ=table, block_size=BLOCK, batch_invariant=True
+        )
         return compiled if kind == "compiled" else tiles
 
     table = forwards(model)[2]

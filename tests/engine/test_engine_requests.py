@@ -206,7 +206,7 @@ def test_pytorch_alone_decodes_the_same_tokens_with_and_without_drafts(model: Mi
 @pytest.mark.slow
 def test_compiled_flex_attention_agrees_with_the_gathered_one(model: MiMo) -> None:
     table = np.random.default_rng(0).permutation(9).astype(np.int32).reshape(3, 3)
-    sizes = {"num_layers": 5, "num_blocks": 9, "table_RJ": table, "block_size": 16}
+    sizes = {"num_layers": 5, "num_states": 1, "num_blocks": 9, "table_RJ": table, "block_size": 16}
     owners, positions = [0] * 33 + [2] * 48, [*range(33), *range(48)]
     rows = Rows.of([n % 131 for n in range(81)], positions, owners, table, 16)
     with torch.inference_mode():
