@@ -440,7 +440,7 @@ typedef struct {
     const float *logits; /* rows x vocabulary */
     const Ask *asks;     /* NULL: score the ids, draw none */
     int64_t *ids;        /* out; in without asks */
-    double *logprobs, *raw;
+    double *logprobs, *raw; /* or NULL */
     float *scratch; /* vocabulary */
     int64_t rows, vocabulary, allowed;
 } Draw;
@@ -512,7 +512,8 @@ INLINE void draw(const Draw *d) {
         const float *row = d->logits + n * d->vocabulary;
         const float most = largest(row, d->vocabulary);
         d8 raws = {};
-        for (int64_t v = 0; v < d->vocabulary; v += 8) raws += exp8(logits8(row, v, d->vocabulary) - (double)most);
+        if (d->raw)
+            for (int64_t v = 0; v < d->vocabulary; v += 8) raws += exp8(logits8(row, v, d->vocabulary) - (double)most);
         int64_t id = d->ids[n];
         if (d->asks) {
             const Ask *ask = d->asks + n;
@@ -526,16 +527,20 @@ INLINE void draw(const Draw *d) {
                 least = least_kept(d, ask, row, divisor, top, sum8(sums));
             }
             d8 totals = {}, best;
-            l8 winners = {};
-            for (int i = 0; i < 8; i++) best[i] = -1.0;
-            for (int64_t v = 0; v < d->allowed; v += 8) {
-                d8 scaled = scaled8(row, v, d->allowed, divisor);
-                d8 rate = exp8(scaled - (double)top);
-                rate = (d8)((l8)rate & (scaled >= (double)least));
-                totals += rate;
-                d8 race = greedy ? rate : rate / minus_log8(uniform8(key, v));
+            l8 winners = {}, ids = {0, 1, 2, 3, 4, 5, 6, 7};
+            for (int i = 0; i < 8; i++) best[i] = -INFINITY;
+            for (int64_t v = 0; v < d->allowed; v += 8, ids += 8) {
+                d8 scaled = scaled8(row, v, d->allowed, divisor), race;
+                if (greedy) {
+                    race = scaled;
+                    if (d->logprobs) totals += exp8(scaled - (double)top);
+                } else {
+                    d8 rate = exp8(scaled - (double)top);
+                    rate = (d8)((l8)rate & (scaled >= (double)least));
+                    totals += rate;
+                    race = rate / minus_log8(uniform8(key, v));
+                }
                 l8 ahead = race > best;
-                l8 ids = {v, v + 1, v + 2, v + 3, v + 4, v + 5, v + 6, v + 7};
                 best = (d8)(((l8)race & ahead) | ((l8)best & ~ahead));
                 winners = (ids & ahead) | (winners & ~ahead);
             }
@@ -543,9 +548,9 @@ INLINE void draw(const Draw *d) {
             for (int i = 1; i < 8; i++)
                 if (best[i] > best[lane] || (best[i] == best[lane] && winners[i] < winners[lane])) lane = i;
             d->ids[n] = id = winners[lane];
-            d->logprobs[n] = (float)((double)(row[id] / divisor) - (double)top - log(sum8(totals)));
+            if (d->logprobs) d->logprobs[n] = (float)((double)(row[id] / divisor) - (double)top - log(sum8(totals)));
         }
-        d->raw[n] = (float)((double)row[id] - (double)most - log(sum8(raws)));
+        if (d->raw) d->raw[n] = (float)((double)row[id] - (double)most - log(sum8(raws)));
     }
 }
 
@@ -699,14 +704,15 @@ static PyObject *py_draw(PyObject *self, PyObject *args) {
     const char *asks;
     Py_ssize_t size;
     long long rows, vocabulary, allowed;
-    if (!PyArg_ParseTuple(args, "Kz#KLLL", &logits, &asks, &size, &out, &rows, &vocabulary, &allowed)) return NULL;
+    int score;
+    if (!PyArg_ParseTuple(args, "Kz#KLLLp", &logits, &asks, &size, &out, &rows, &vocabulary, &allowed, &score)) return NULL;
     if (asks && size != rows * (Py_ssize_t)sizeof(Ask))
         return PyErr_Format(PyExc_ValueError, "%lld rows need %zu bytes each, got %zd", rows, sizeof(Ask), size);
     Ask *copy = malloc((size_t)rows * sizeof(Ask) + (size_t)vocabulary * sizeof(float) + 1); /* aligned */
     if (!copy) return PyErr_NoMemory();
     if (asks) memcpy(copy, asks, (size_t)size);
     double *found = ADDRESS(out);
-    Draw d = {ADDRESS(logits), asks ? copy : NULL, (int64_t *)found, found + rows, found + 2 * rows,
+    Draw d = {ADDRESS(logits), asks ? copy : NULL, (int64_t *)found, score ? found + rows : NULL, score ? found + 2 * rows : NULL,
               (float *)(copy + rows), rows, vocabulary, allowed};
     Py_BEGIN_ALLOW_THREADS;
     best.draw(&d);

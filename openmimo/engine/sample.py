@@ -99,7 +99,8 @@ def sample(logits_MV: Tensor, draws: Draws, *, num_token_ids: int = 0) -> Drawn:
     """
     allowed = num_token_ids or logits_MV.shape[1]
     if logits_MV.device.type == "cpu" and kernels():
-        return _sample_compiled(logits_MV, draws, allowed)
+        found_3M = _draw(logits_MV, draws, allowed, score=True)
+        return Drawn(found_3M[0].view(np.int64).tolist(), found_3M[1].tolist(), found_3M[2].tolist())
     least_M1 = _least(logits_MV[:, :allowed], draws.samplings)
     scaled_MV = _scaled(logits_MV[:, :allowed], draws.samplings)
     scaled_MV = scaled_MV.masked_fill(scaled_MV < least_M1, -math.inf)
@@ -122,7 +123,7 @@ def raw_logprobs(logits_MV: Tensor, token_ids: list[int]) -> list[float]:
         logits_MV = logits_MV.contiguous()
         found_3M, vocab_size = np.empty((3, len(ids_M))), logits_MV.shape[1]
         found_3M[0].view(np.int64)[:] = ids_M
-        kernels().draw(logits_MV.data_ptr(), None, found_3M.ctypes.data, len(ids_M), vocab_size, vocab_size)
+        kernels().draw(logits_MV.data_ptr(), None, found_3M.ctypes.data, len(ids_M), vocab_size, vocab_size, True)
         return found_3M[2].tolist()
     wide_MV = logits_MV.double()
     picked_M1 = wide_MV.gather(1, torch.from_numpy(ids_M).to(logits_MV.device)[:, None])
@@ -152,16 +153,27 @@ def probabilities(logits_MV: Tensor, samplings: Sequence[Sampling], num_token_id
     return scaled_MV.masked_fill(scaled_MV < _least(logits_MV, samplings), -math.inf).double().softmax(-1)
 
 
-def _sample_compiled(logits_MV: Tensor, draws: Draws, allowed: int) -> Drawn:
+def choose(logits_MV: Tensor, draws: Draws, *, num_token_ids: int = 0) -> list[int]:
+    """The tokens that `sample` would draw, without their log-probabilities: drafts need none."""
+    if logits_MV.device.type == "cpu" and kernels():
+        found_3M = _draw(logits_MV, draws, num_token_ids or logits_MV.shape[1], score=False)
+        return found_3M[0].view(np.int64).tolist()
+    return sample(logits_MV, draws, num_token_ids=num_token_ids).token_ids
+
+
+def _draw(logits_MV: Tensor, draws: Draws, allowed: int, *, score: bool) -> np.ndarray:
+    """(3, M): ids, as int64, log-probabilities and raw ones."""
     logits_MV = logits_MV.contiguous()
     count, vocab_size = logits_MV.shape
     asks = b"".join(
-        _ASK.pack(s.temperature, s.top_p, s.min_p, s.top_k, seed & _WORD, index)
-        for s, seed, index in zip(draws.samplings, draws.seeds, draws.indices, strict=True)
+        [
+            _ASK.pack(s.temperature, s.top_p, s.min_p, s.top_k, seed & _WORD, index)
+            for s, seed, index in zip(draws.samplings, draws.seeds, draws.indices, strict=True)
+        ]
     )
     found_3M = np.empty((3, count))
-    kernels().draw(logits_MV.data_ptr(), asks, found_3M.ctypes.data, count, vocab_size, allowed)
-    return Drawn(found_3M[0].view(np.int64).tolist(), found_3M[1].tolist(), found_3M[2].tolist())
+    kernels().draw(logits_MV.data_ptr(), asks, found_3M.ctypes.data, count, vocab_size, allowed, score)
+    return found_3M
 
 
 def exponential(seeds_M: np.ndarray, indices_M: np.ndarray, vocab_size: int, device: torch.device) -> Tensor:

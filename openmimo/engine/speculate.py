@@ -30,7 +30,7 @@ from torch import Tensor
 from openmimo.engine.blocks import BlockPool
 from openmimo.engine.costs import SUPPOSED
 from openmimo.engine.runner import Runner
-from openmimo.engine.sample import Drawn, Draws, exponential, probabilities, raw_logprobs, sample
+from openmimo.engine.sample import Drawn, Draws, choose, exponential, probabilities, raw_logprobs
 from openmimo.engine.sequence import Sequence
 from openmimo.types import Request
 
@@ -199,11 +199,10 @@ def _choose(drafting: Many[Sequence], logits_MV: Tensor, k: int, num_token_ids: 
     """Draw layer k's draft of every sequence."""
     samplings = [s.request.sampling for s in drafting]
     seeds = [s.seed ^ _DRAFT_STREAM if by_rejection(s) else s.seed for s in drafting]
-    drawn = sample(
-        logits_MV, Draws(samplings, seeds, [s.num_generated + k for s in drafting]), num_token_ids=num_token_ids
-    )
+    draws = Draws(samplings, seeds, [s.num_generated + k for s in drafting])
+    token_ids = choose(logits_MV, draws, num_token_ids=num_token_ids)
     for m, sequence in enumerate(drafting):
-        sequence.draft_ids.append(drawn.token_ids[m])
+        sequence.draft_ids.append(token_ids[m])
         if by_rejection(sequence):
             q_MV = probabilities(logits_MV[m : m + 1], samplings[m : m + 1], num_token_ids)
             sequence.draft_probabilities.append(q_MV[0])
