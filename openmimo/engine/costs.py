@@ -2,9 +2,10 @@
 
 With k drafts a sequence a step computes 1 + k rows of the trunk and one of each of k MTP layers, and yields
 1 + a_1 + a_1 a_2 + ... tokens, a_i the acceptance of draft i given the ones before. Few sequences leave the machine
-waiting for its weights, so rows are nearly free; many do not. The times of passes of some sizes are measured before the
-first use, those between are interpolated, and the number of drafts is the one with the most tokens a second. It changes
-no token of a seeded request.
+waiting for its weights, so rows are nearly free; many do not. Bare passes of some sizes are timed before
+the first use and those between are interpolated: they say which numbers of drafts can pay at all, for bare passes are
+the least a step takes. Those that can are tried, TRIALS steps each, whole steps are timed from then on, and the one
+with the most tokens a second is taken. It changes no token of a seeded request.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ BUDGET_S = 0.5
 
 GAIN = 1.02
 """Drafting must promise this much more than the next smaller number of drafts: estimates are not exact."""
+
+TRIALS = 3
+"""Steps timed before a number of drafts is judged by its steps."""
+
+AGAIN = 400
+"""Steps after which the others are timed once more: load and contexts change."""
 
 SUPPOSED = 0.8
 """Acceptance of a layer none of whose drafts has been judged."""
@@ -37,6 +44,20 @@ class DraftCosts:
         self.num_layers = num_layers
         self._trunk = _Times(lambda rows: seconds(rows, -1))
         self._draft = _Times(lambda rows: seconds(rows, 0))
+        self._steps: dict[tuple[int, int], _Steps] = {}
+        self._since: dict[int, int] = {}
+
+    def observe(self, num_sequences: int, num_drafts: int, seconds: float) -> None:
+        """The time of a step in which so many sequences decoded, each with so many drafts before and after."""
+        key = (num_sequences.bit_length(), num_drafts)
+        share = seconds / self.seconds(num_sequences, num_drafts)
+        self._steps.setdefault(key, _Steps()).add(share)
+        self._since[key[0]] = self._since.get(key[0], 0) + 1
+        if self._since[key[0]] >= AGAIN:
+            self._since[key[0]] = 0
+            for other, steps in self._steps.items():
+                if other[0] == key[0] and other != key:
+                    steps.count = TRIALS - 1
 
     def seconds(self, num_sequences: int, num_drafts: int) -> float:
         """Expected time of a step in which so many sequences decode."""
@@ -49,15 +70,39 @@ class DraftCosts:
         Args:
             acceptance: of layer 1, 2, ..., each given the ones before; SUPPOSED for what is missing.
         """
-        best, rate = 0, 1.0 / self.seconds(num_sequences, 0)
+        size = num_sequences.bit_length()
+        bare = self.seconds(num_sequences, 0)
+        found = [(0, 1.0, bare)]
         tokens, chance = 1.0, 1.0
         for num_drafts in range(1, self.num_layers + 1):
             chance *= acceptance[num_drafts - 1] if num_drafts <= len(acceptance) else SUPPOSED
             tokens += chance
-            found = tokens / self.seconds(num_sequences, num_drafts)
-            if found > rate * GAIN:
-                best, rate = num_drafts, found
+            seconds = self.seconds(num_sequences, num_drafts)
+            if tokens / seconds > GAIN / bare:
+                found.append((num_drafts, tokens, seconds))
+        if len(found) == 1:
+            return 0
+        best, rate = 0, 0.0
+        for num_drafts, tokens, seconds in found:
+            steps = self._steps.get((size, num_drafts))
+            if steps is None or steps.count < TRIALS:
+                return num_drafts
+            if tokens / (seconds * steps.share) > rate * GAIN:
+                best, rate = num_drafts, tokens / (seconds * steps.share)
         return best
+
+
+class _Steps:
+    """Whole steps with one number of drafts: how much longer they take than their bare passes."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.share = 0.0
+
+    def add(self, share: float) -> None:
+        first = self.count < TRIALS  # the least of the first: layers that fell behind catch up in them
+        self.share = min(share, self.share or share) if first else self.share + 0.1 * (share - self.share)
+        self.count += 1
 
 
 class _Times:

@@ -9,6 +9,7 @@ sampling) alone: not of the batch, of preemption, of prefix sharing or of specul
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -186,6 +187,7 @@ class Engine:
             (handle, rollout) of the sequences that finished, by arrival.
         """
         plan = self.scheduler.plan()
+        began = time.perf_counter()
         try:
             with torch.inference_mode():
                 self._compute(plan)
@@ -194,6 +196,8 @@ class Engine:
             self._retire(plan)
             self._recompute_all()
             raise
+        if self.costs:
+            self._observe(plan, time.perf_counter() - began)
         self._retire(plan)
         self.stats.num_steps += bool(plan.works)
         self.stats.num_preempted += plan.num_preempted
@@ -361,6 +365,14 @@ class Engine:
             return self.config.num_draft_layers
         decoding = sum(1 for s in sequences if not s.finish_reason and s.num_computed == len(s.token_ids) - 1)
         return self.costs.best(decoding, self.acceptance.recent) if decoding else 0
+
+    def _observe(self, plan: Plan, seconds: float) -> None:
+        """Tell the cost model what a step took in which everybody decoded, with as many drafts before as after."""
+        assert self.costs is not None
+        works = plan.works
+        if works and all(w.num_tokens == 1 and w.num_drafts == works[0].num_drafts for w in works):
+            if all(len(w.sequence.draft_ids) == works[0].num_drafts for w in works if not w.sequence.finish_reason):
+                self.costs.observe(len(works), works[0].num_drafts, seconds)
 
     def _pass_seconds(self, num_rows: int, layer: int) -> float:
         return self.runner.seconds(num_rows, num_rows, layer)
