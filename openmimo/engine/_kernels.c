@@ -722,15 +722,19 @@ static PyObject *py_draw(PyObject *self, PyObject *args) {
 }
 
 static PyObject *py_logits(PyObject *self, PyObject *args) {
-    unsigned long long x, norm, y, packed, out;
+    unsigned long long x, chosen, norm, y, packed, out;
     long long rows, inputs, outputs;
     float eps;
     int threads;
-    if (!PyArg_ParseTuple(args, "KKKKKLLLfi", &x, &norm, &y, &packed, &out, &rows, &inputs, &outputs, &eps, &threads))
+    if (!PyArg_ParseTuple(args, "KKKKKKLLLfi", &x, &chosen, &norm, &y, &packed, &out, &rows, &inputs, &outputs, &eps,
+                          &threads))
         return NULL;
     Product p = {ADDRESS(y), ADDRESS(packed), NULL, ADDRESS(out), rows, inputs, outputs, 0, threads};
+    const int64_t *row = ADDRESS(chosen);
     Py_BEGIN_ALLOW_THREADS;
-    best.norm(ADDRESS(x), ADDRESS(norm), ADDRESS(y), rows, inputs, inputs, eps);
+    for (int64_t n = 0; n < rows; n++)
+        best.norm((const float *)ADDRESS(x) + (row ? row[n] : n) * inputs, ADDRESS(norm), (float *)ADDRESS(y) + n * inputs,
+                  1, inputs, inputs, eps);
     best.product(&p);
     Py_END_ALLOW_THREADS;
     Py_RETURN_NONE;
@@ -768,7 +772,7 @@ static PyMethodDef methods[] = {
     {"norm", py_norm, METH_VARARGS, "Root-mean-square norm."},
     {"gate", py_gate, METH_VARARGS, "silu(gate) * up."},
     {"forward", py_pass, METH_VARARGS, "A pass of the trunk or of an MTP layer over the paged cache."},
-    {"logits", py_logits, METH_VARARGS, "A final norm and the head."},
+    {"logits", py_logits, METH_VARARGS, "A final norm and the head, for chosen rows or all."},
     {"draw", py_draw, METH_VARARGS, "Draw one token a row, or score given ones."},
     {"use", py_use, METH_VARARGS, "Choose the instruction set by name, or the best; returns its name."},
     {NULL, NULL, 0, NULL},

@@ -22,7 +22,18 @@ def forward(
     /,
 ) -> None: ...
 def logits(
-    x: int, norm: int, y: int, packed: int, out: int, rows: int, inputs: int, outputs: int, eps: float, threads: int, /
+    x: int,
+    chosen: int,
+    norm: int,
+    y: int,
+    packed: int,
+    out: int,
+    rows: int,
+    inputs: int,
+    outputs: int,
+    eps: float,
+    threads: int,
+    /,
 ) -> None: ...
 def draw(
     logits: int, asks: bytes | None, out: int, rows: int, vocabulary: int, allowed: int, score: bool, /

@@ -19,14 +19,18 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 BUDGET_S = 0.5
 """Measuring stops after so long; what is left is extrapolated."""
 
-GAIN = 1.02
-"""Drafting must promise this much more than the next smaller number of drafts: estimates are not exact."""
+GAIN = 1.05
+"""A number of drafts must promise this much more than the best smaller one: estimates are not exact, and layers that
+fell behind catch up."""
 
 TRIALS = 3
 """Steps timed before a number of drafts is judged by its steps."""
 
 AGAIN = 400
 """Steps after which the others are timed once more: load and contexts change."""
+
+HOLD = 16
+"""Steps for which a choice stands: choosing takes time too."""
 
 SUPPOSED = 0.8
 """Acceptance of a layer none of whose drafts has been judged."""
@@ -46,6 +50,8 @@ class DraftCosts:
         self._draft = _Times(lambda rows: seconds(rows, 0))
         self._steps: dict[tuple[int, int], _Steps] = {}
         self._since: dict[int, int] = {}
+        self._seconds: dict[tuple[int, int], float] = {}
+        self._held: dict[int, list[int]] = {}
 
     def observe(self, num_sequences: int, num_drafts: int, seconds: float) -> None:
         """The time of a step in which so many sequences decoded, each with so many drafts before and after."""
@@ -57,52 +63,72 @@ class DraftCosts:
             self._since[key[0]] = 0
             for other, steps in self._steps.items():
                 if other[0] == key[0] and other != key:
-                    steps.count = TRIALS - 1
+                    steps.trials = 1
 
     def seconds(self, num_sequences: int, num_drafts: int) -> float:
-        """Expected time of a step in which so many sequences decode."""
-        trunk = self._trunk.at(num_sequences * (1 + num_drafts))
-        return trunk + num_drafts * self._draft.at(num_sequences) if num_drafts else trunk
+        """Time of the bare passes of a step in which so many sequences decode."""
+        key = (num_sequences, num_drafts)
+        if key not in self._seconds:
+            self._seconds[key] = self._trunk.at(num_sequences * (1 + num_drafts))
+            if num_drafts:
+                self._seconds[key] += num_drafts * self._draft.at(num_sequences)
+        return self._seconds[key]
 
-    def best(self, num_sequences: int, acceptance: Sequence[float]) -> int:
-        """Drafts a sequence that yield the most tokens a second.
+    def best(self, num_sequences: int, acceptance: Sequence[float], prompt_share: float = 0.0) -> int:
+        """Drafts a sequence that yield the most tokens a second; a choice stands for HOLD steps.
 
         Args:
             acceptance: of layer 1, 2, ..., each given the ones before; SUPPOSED for what is missing.
+            prompt_share: prompt tokens a generated one: layers that draft go through prompts too.
         """
+        held = self._held.get(num_sequences)
+        if held and held[1] > 0:
+            held[1] -= 1
+            return held[0]
+        found, on_trial = self._choose(num_sequences, acceptance, prompt_share)
+        self._held[num_sequences] = [found, 0 if on_trial else HOLD]
+        return found
+
+    def _choose(self, num_sequences: int, acceptance: Sequence[float], prompt_share: float) -> tuple[int, bool]:
+        """The number of drafts, and whether it is only tried."""
         size = num_sequences.bit_length()
-        bare = self.seconds(num_sequences, 0)
-        found = [(0, 1.0, bare)]
+        options = [(0, 1.0, self.seconds(num_sequences, 0), 0.0)]
         tokens, chance = 1.0, 1.0
         for num_drafts in range(1, self.num_layers + 1):
             chance *= acceptance[num_drafts - 1] if num_drafts <= len(acceptance) else SUPPOSED
             tokens += chance
-            seconds = self.seconds(num_sequences, num_drafts)
-            if tokens / seconds > GAIN / bare:
-                found.append((num_drafts, tokens, seconds))
-        if len(found) == 1:
-            return 0
+            prompts = num_sequences * tokens * prompt_share * num_drafts * self._draft.at(SIZES[-1]) / SIZES[-1]
+            options.append((num_drafts, tokens, self.seconds(num_sequences, num_drafts), prompts))
+        least = GAIN / options[0][2]
+        options = [option for option in options if not option[0] or option[1] / (option[2] + option[3]) > least]
+        if len(options) == 1:
+            return 0, False
         best, rate = 0, 0.0
-        for num_drafts, tokens, seconds in found:
+        for num_drafts, tokens, seconds, prompts in options:
             steps = self._steps.get((size, num_drafts))
-            if steps is None or steps.count < TRIALS:
-                return num_drafts
-            if tokens / (seconds * steps.share) > rate * GAIN:
-                best, rate = num_drafts, tokens / (seconds * steps.share)
-        return best
+            if steps is None or steps.trials:
+                return num_drafts, True
+            promised = tokens / (seconds * steps.share + prompts)
+            if promised > rate * GAIN:
+                best, rate = num_drafts, promised
+        return best, False
 
 
 class _Steps:
     """Whole steps with one number of drafts: how much longer they take than their bare passes."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.trials = TRIALS
         self.share = 0.0
 
     def add(self, share: float) -> None:
-        first = self.count < TRIALS  # the least of the first: layers that fell behind catch up in them
-        self.share = min(share, self.share or share) if first else self.share + 0.1 * (share - self.share)
-        self.count += 1
+        if not self.share or (self.trials and share < self.share):
+            self.share = share  # the least of the trials: layers that fell behind catch up in the first
+        elif not self.trials:
+            self.share += 0.1 * (share - self.share)
+        elif self.trials == 1:
+            self.share += 0.3 * (share - self.share)
+        self.trials = max(0, self.trials - 1)
 
 
 class _Times:

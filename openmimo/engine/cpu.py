@@ -94,15 +94,17 @@ class CpuForward:
             states_out=self._states[k + 1] if k + 1 < len(self._states) else 0,
         )
 
-    def logits(self, hidden_MD: Tensor, k: int = -1) -> Tensor:
-        config, count = self.model.config, hidden_MD.shape[0]
-        hidden_MD = hidden_MD.contiguous()
+    def logits(self, hidden_ND: Tensor, rows_M: list[int], k: int = -1) -> Tensor:
+        config, count = self.model.config, len(rows_M)
+        hidden_ND = hidden_ND.contiguous()
         if self._logits.shape[0] < count:
             self._logits = torch.empty(count, config.vocab_size)
         norm = self._final_norm if k < 0 else self._drafts[k].final_norm
+        chosen_M = np.array(rows_M, dtype=np.int64)
         kernels().logits(
-            hidden_MD.data_ptr(), norm, int(self._room(count).room[1]), self._head.address, self._logits.data_ptr(),
-            count, config.hidden_size, config.vocab_size, config.rms_norm_eps, torch.get_num_threads(),
+            hidden_ND.data_ptr(), chosen_M.ctypes.data, norm, int(self._room(count).room[1]), self._head.address,
+            self._logits.data_ptr(), count, config.hidden_size, config.vocab_size, config.rms_norm_eps,
+            torch.get_num_threads(),
         )  # fmt: skip
         return self._logits[:count]
 

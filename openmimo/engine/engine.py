@@ -364,7 +364,8 @@ class Engine:
         if self.costs is None:
             return self.config.num_draft_layers
         decoding = sum(1 for s in sequences if not s.finish_reason and s.num_computed == len(s.token_ids) - 1)
-        return self.costs.best(decoding, self.acceptance.recent) if decoding else 0
+        prompt_share = self.stats.num_prompt_tokens / max(1, self.stats.num_generated_tokens)
+        return self.costs.best(decoding, self.acceptance.recent, prompt_share) if decoding else 0
 
     def _observe(self, plan: Plan, seconds: float) -> None:
         """Tell the cost model what a step took in which everybody decoded, with as many drafts before as after."""

@@ -71,7 +71,8 @@ class FlexForward:
 
         return self._run(f"draft {k}", run, self._inputs(rows))[: len(rows)]
 
-    def logits(self, hidden_MD: Tensor, k: int = -1) -> Tensor:
+    def logits(self, hidden_ND: Tensor, rows_M: list[int], k: int = -1) -> Tensor:
+        hidden_MD = hidden_ND[torch.tensor(rows_M, device=self.device)]
         normed = self.model.normed(hidden_MD) if k < 0 else self.model.draft_normed(k, hidden_MD)
         return self.model.lm_head(normed).float()
 

@@ -82,8 +82,8 @@ class Forward(Protocol):
         """(N, D) output of MTP layer k (from 0) before its final norm, from the states in the rows' slots; the rows'
         token ids are the ones ahead. Kept if a chained layer reads it."""
 
-    def logits(self, hidden_MD: Tensor, k: int = -1) -> Tensor:
-        """(M, V) float32 logits of the trunk's states, or of MTP layer k's."""
+    def logits(self, hidden_ND: Tensor, rows_M: list[int], k: int = -1) -> Tensor:
+        """(M, V) float32 logits of some rows of the trunk's states, or of MTP layer k's."""
 
     def refresh(self) -> None:
         """Take over the model's weights after they have changed."""
@@ -132,8 +132,8 @@ class TorchForward:
             self.states[number][self._tensor(rows.columns_5N[3])[real_N]] = hidden_ND[real_N]
         return hidden_ND
 
-    def logits(self, hidden_MD: Tensor, k: int = -1) -> Tensor:
-        count = hidden_MD.shape[0]
+    def logits(self, hidden_ND: Tensor, rows_M: list[int], k: int = -1) -> Tensor:
+        hidden_MD, count = hidden_ND[torch.tensor(rows_M, device=self.device)], len(rows_M)
         tile = TILE if self.batch_invariant else max(count, 1)
         found = []
         for start in range(0, count, tile):

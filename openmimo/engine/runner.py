@@ -108,10 +108,8 @@ class Runner:
         return self.forward.draft(k, Rows.of(ahead_ids, positions, table_rows, self.table_RJ, self.block_size))
 
     def logits(self, hidden_ND: Tensor, rows_M: list[int], k: int = -1) -> Tensor:
-        """(M, V) float32 logits of some rows of `trunk`, in order and each once, or of MTP layer k's `draft`."""
-        if len(rows_M) < hidden_ND.shape[0]:
-            hidden_ND = hidden_ND[torch.tensor(rows_M, device=self.device)]
-        return self.forward.logits(hidden_ND, k)
+        """(M, V) float32 logits of some rows of `trunk`, or of MTP layer k's `draft`."""
+        return self.forward.logits(hidden_ND, rows_M, k)
 
     def seconds(self, num_rows: int, num_sampled: int, layer: int = -1) -> float:
         """Least time of three for a pass of the trunk, or of MTP layer `layer`, over rows that leave no trace."""
@@ -123,7 +121,7 @@ class Runner:
             self._wait()
             began = time.perf_counter()
             out_ND = self.forward.trunk(rows) if layer < 0 else self.forward.draft(layer, rows)
-            self.forward.logits(out_ND[:num_sampled], layer)
+            self.forward.logits(out_ND, list(range(num_sampled)), layer)
             self._wait()
             found.append(time.perf_counter() - began)
             if found[0] > 0.1:

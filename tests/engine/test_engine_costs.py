@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openmimo.engine.costs import AGAIN, SIZES, TRIALS, DraftCosts
+from openmimo.engine.costs import AGAIN, HOLD, SIZES, TRIALS, DraftCosts
 
 
 def settled(costs: DraftCosts, live: int) -> DraftCosts:
@@ -20,9 +20,19 @@ def test_the_choice_is_the_one_with_the_most_tokens_a_second() -> None:
     costs = settled(DraftCosts(3, lambda rows, layer: 0.010 if layer < 0 else 0.002), 1)
     assert costs.best(1, [0.9, 0.9, 0.9]) == 3
     # With acceptance .9 / .3 / .3: 1.9/12 = .158, 2.17/14 = .155: one draft.
+    costs = settled(DraftCosts(3, lambda rows, layer: 0.010 if layer < 0 else 0.002), 1)
     assert costs.best(1, [0.9, 0.3, 0.3]) == 1
     # With .15: 1.15/12 is below 1/10: none.
+    costs = settled(DraftCosts(3, lambda rows, layer: 0.010 if layer < 0 else 0.002), 1)
     assert costs.best(1, [0.15, 0.9, 0.9]) == 0
+
+
+def test_prompts_that_draft_layers_must_go_through_count() -> None:
+    # A layer takes 2 ms a pass of 64 rows too: 1/32 ms a row. 1.9 tokens in 12 ms, or, with 300 prompt tokens a
+    # generated one, in 12 + 1.9 * 300 / 32 = 30 ms.
+    for prompt_share, expected in ((0.0, 1), (300.0, 0)):
+        costs = settled(DraftCosts(1, lambda rows, layer: 0.010 if layer < 0 else 0.002), 1)
+        assert costs.best(1, [0.9], prompt_share) == expected
 
 
 def test_where_time_grows_with_the_rows_nothing_is_drafted() -> None:
@@ -82,6 +92,8 @@ def test_whole_steps_decide_not_bare_passes() -> None:
         for _ in range(TRIALS):
             costs.observe(1, num_drafts, seconds)
     assert costs.best(1, [0.9]) == 0
+    for _ in range(HOLD):
+        assert costs.best(1, [0.9]) == 0
     for _ in range(AGAIN):  # after a while the other is tried again, and has become quicker
         costs.observe(1, 0, 0.010)
     assert costs.best(1, [0.9]) == 1
