@@ -45,7 +45,8 @@ def snapshot_pages(out: Path, *, max_pages: int = 600) -> Path:
 
     Args:
         out: folder, made if missing.
-        max_pages: keeps the first so many pages by URL.
+        max_pages: keeps so many, modules and packages in turn, so that a few pages hold both kinds whatever is
+            installed.
 
     Raises:
         ValueError: if max_pages is below 1.
@@ -89,8 +90,8 @@ def _child() -> None:
     """Runs in the child process: render, order, write, fsync."""
     request = json.loads(sys.stdin.read())
     failed: list[str] = []
-    every = itertools.chain(sorted(_description_pages()), _module_pages(failed))  # in the order of their URLs
-    pages = list(itertools.islice(every, request["max_pages"]))
+    pairs = itertools.zip_longest(_module_pages(failed), sorted(_description_pages()))
+    pages = sorted(itertools.islice(filter(None, itertools.chain.from_iterable(pairs)), request["max_pages"]))
     with open(request["out"], "wb") as file:
         info = json.dumps({"pages": len(pages), "failed": sorted(failed)}, sort_keys=True).encode()
         file.write(warc_record("warcinfo", f"urn:openmimo:snapshot:{len(pages)}", info, "application/json"))

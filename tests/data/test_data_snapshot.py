@@ -32,6 +32,7 @@ def test_two_snapshots_are_byte_identical_and_one_is_not_made_twice(tmp_path: Pa
     report, broken = broken_collector()
     urls = [page.url for page in read([first], broken=report)]
     assert broken == [] and len(urls) == 60 and urls == sorted(urls) and "http://pydoc.localhost/abc.html" in urls
+    assert sum("packages.localhost" in url for url in urls) == 30
     moment = again.stat().st_mtime_ns
     assert snapshot_pages(tmp_path / "two") == again and again.stat().st_mtime_ns == moment
     assert [p.name for p in again.parent.iterdir()] == [again.name]
