@@ -202,6 +202,8 @@ class Batch:
     """(R, T) int64, from 0 in every row; -1 is padding. Attention and MTP never cross a border."""
     loss_weights: Any
     """(R, T) float32."""
+    sources: Any = None
+    """(R,) int64, where each row comes from: a number in `Mixture.names`; pre-training only."""
     advantages: Any = None
     """(R, T) float32, RL only."""
     old_logprobs: Any = None
