@@ -104,7 +104,7 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"run\.json is missing"):
         status(tmp_path)
     (tmp_path / "tiny").mkdir()
-    with pytest.raises(ValueError, match="does not exist; the nearest is .*tiny"):
+    with pytest.raises(ValueError, match=r"does not exist; the nearest is .*tiny"):
         stop(tmp_path / "tinny")
     with pytest.raises(ValueError, match="does not exist"):
         find_runs(tmp_path / "nowhere")
