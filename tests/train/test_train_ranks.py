@@ -32,6 +32,7 @@ from openmimo.data.shards import open_shards
 from openmimo.mesh import join
 from openmimo.model.mimo import MiMo
 from openmimo.train.compute import ComputeConfig
+from openmimo.train.optim import OptimConfig
 from openmimo.train.pretrain import pretrain, seeded_model
 
 folder, until, options = Path(sys.argv[2]), float(sys.argv[3]), json.loads(sys.argv[4])
@@ -48,7 +49,10 @@ class Recorded(Mixture):
 class Enough(Exception):
     pass
 
-config = dataclasses.replace(RECIPE, compute=ComputeConfig(**options.pop("compute", {})), checkpoint_every=1, **options)
+config = dataclasses.replace(
+    RECIPE, compute=ComputeConfig(**options.get("compute", {})), optim=OptimConfig(options.get("optim", "adamw")),
+    checkpoint_every=1,
+)
 model = seeded_model(MiMo(MODEL), 7)
 out = {}
 def on_step():
@@ -125,27 +129,34 @@ def test_one_two_and_one_rank_again_see_one_token_stream_and_the_same_losses(fol
     train(folder, "mixed", 1)
     assert stream(mixed) == stream(alone)
     assert len(losses(mixed)) == len(losses(alone))
-    assert losses(mixed) == pytest.approx(
-        losses(alone), rel=1e-4
-    )  # Muon makes much of the last bits of small gradients
+    assert losses(mixed) == pytest.approx(losses(alone), rel=2e-5)
     steps = [row["step"] for row in read_metrics(mixed)]
     assert steps == list(range(len(steps)))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_sharded_ranks_train_what_one_trains_and_leave_the_same_folder(folder: Path, dtype: str) -> None:
-    alone = train(folder, "alone", 1, until=900, compute={"dtype": dtype})
-    shared = train(folder, "shared", 2, until=500, compute={"dtype": dtype, "shard": True})
-    train(folder, "shared", 2, until=900, compute={"dtype": dtype, "shard": True})
-    assert losses(shared) == pytest.approx(losses(alone), rel=1e-4 if dtype == "float32" else 2e-2)
+@pytest.mark.parametrize(
+    "dtype, optim, tolerance",
+    [
+        ("float32", "adamw", 1e-5),
+        # Muon orthogonalises in bfloat16, which makes much of the order of sums: losses agree, weights less.
+        pytest.param("float32", "muon", 2e-3, marks=pytest.mark.slow),
+        pytest.param("bfloat16", "adamw", 2e-2, marks=pytest.mark.slow),
+    ],
+)
+def test_sharded_ranks_train_what_one_trains(folder: Path, dtype: str, optim: str, tolerance: float) -> None:
+    alone = train(folder, "alone", 1, until=900, compute={"dtype": dtype}, optim=optim)
+    shared = train(folder, "shared", 2, until=500, compute={"dtype": dtype, "shard": True}, optim=optim)
+    train(folder, "shared", 2, until=900, compute={"dtype": dtype, "shard": True}, optim=optim)
+    assert losses(shared) == pytest.approx(losses(alone), rel=tolerance)
     one, two = (checkpoint.latest(out / "checkpoints") for out in (alone, shared))
     assert one is not None and two is not None
     for name, tensor in one["train"]["model"].items():
         other = two["train"]["model"][name]
         assert type(other) is torch.Tensor and other.dtype == torch.float32, name
-        assert torch.allclose(tensor, other, atol=1e-4 if dtype == "float32" else 2e-2), name
+        assert torch.allclose(tensor, other, atol=10 * tolerance), name
 
 
+@pytest.mark.slow
 def test_a_rank_without_rows_takes_part(folder: Path) -> None:
     """The ramp begins with 2 rows: of three ranks one has none."""
     alone, three = train(folder, "alone", 1, until=300), train(folder, "three", 3, until=300)
