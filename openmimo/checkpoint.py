@@ -14,6 +14,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from types import TracebackType
 from typing import Any
 
@@ -137,7 +138,7 @@ def latest(folder: Path, *, tell: Callable[[str], None] | None = None) -> dict[s
             if size != about["bytes"]:
                 raise EOFError(f"state.pt has {size} bytes of {about['bytes']}")
             state = torch.load(path / "state.pt", map_location="cpu", weights_only=False)
-        except (OSError, EOFError, RuntimeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (OSError, EOFError, RuntimeError, KeyError, TypeError, json.JSONDecodeError, UnpicklingError) as error:
             torn.append(path)
             if tell:
                 tell(f"checkpoint {path} is torn ({' '.join(str(error).split())[:120]}); going back to the one before")

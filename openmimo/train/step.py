@@ -167,6 +167,6 @@ def _averages(sums: dict[str, Any], total_weight: float, mesh: Mesh) -> dict[str
     found = {}
     for (name, x), (value, weight) in zip(sums.items(), table_M2.tolist(), strict=True):
         divisor = weight if isinstance(x, tuple) else max(total_weight, 1.0)
-        if divisor > 0:
+        if divisor != 0:
             found[name] = value / divisor
     return found
