@@ -84,6 +84,7 @@ def medium(threads: int = 2) -> Recipe:
 
 def trained(folder: Path = CACHE, *, threads: int = 2) -> Path:
     """The model folder, trained first if it is not there; an interrupted training goes on where it was."""
+    from openmimo.mesh import join
     from openmimo.run import Run
     from openmimo.stages import CHECKPOINTS, run_stages
 
@@ -92,7 +93,7 @@ def trained(folder: Path = CACHE, *, threads: int = 2) -> Path:
     if not set(TRAINED) <= set(done):
         recipe = medium(threads)
         with Run(folder, recipe.name, SEED, recipe) as run:
-            run_stages(run, recipe, TRAINED)
+            run_stages(run, recipe, TRAINED, mesh=join())
     return folder / CHECKPOINTS["sft"]
 
 

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from openmimo.config import missing_file, nearest
+from openmimo.stop import Stopped
 
 USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """typer's own, wherever this version of typer keeps it."""
@@ -590,6 +591,55 @@ def report(
 
 
 @app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="folder of run folders")] = Path("runs"), json: Json = False
+) -> None:
+    """The runs in a folder: how far each is, and which is at work.
+
+    Example: openmimo runs runs
+    """
+    from openmimo.runs import find_runs, line, status
+
+    found = [status(run) for run in find_runs(folder)]
+    if json:
+        _print(found)
+    for row in () if json else found:
+        print(line(row))
+
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
+
+
+@app.command()
+def status(run: RunFolder, json: Json = False) -> None:
+    """How far a run is: stage, step, tokens, loss, time left.
+
+    Example: openmimo status runs/tiny --json
+    """
+    from openmimo.runs import line
+    from openmimo.runs import status as status_of
+
+    found = status_of(run)
+    if json:
+        _print(found)
+    else:
+        print(line(found))
+
+
+@app.command()
+def stop(
+    run: RunFolder, wait: Annotated[float, typer.Option("--wait", help="seconds until it must have ended")] = 600.0
+) -> None:
+    """Ask a run to save and end; the command that began it goes on where it was.
+
+    Example: openmimo stop runs/tiny
+    """
+    from openmimo.runs import stop as stop_run
+
+    print(stop_run(run, wait_s=wait))
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """What this machine has and lacks, each with its fix.
 
@@ -619,6 +669,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (typer.Abort, KeyboardInterrupt):
         print("openmimo: interrupted; the same command goes on where it was", file=sys.stderr)
         sys.exit(130)
+    except Stopped as error:
+        print(f"openmimo: {error}; the same command goes on where it was", file=sys.stderr)
+        sys.exit(143)  # 128 + SIGTERM
     except ValueError as error:
         _fail(_one_line(str(error)))
     except OSError as error:
@@ -656,10 +709,17 @@ def _stages(
     folder = out or Path("runs") / recipe.name
     if stages[0] != STAGES[0] and not (folder / "run.json").is_file():
         raise ValueError(f"stage {stages[0]} needs stage data first: openmimo data {name} --out {folder}")
-    with Run(folder, name, seed, recipe) as opened:
+    from openmimo.mesh import join
+
+    mesh = join()
+    with Run(folder, name, seed, recipe, leads=mesh.is_main) as opened:
+        mesh.wait()
         from openmimo.stages import run_stages, show_summary
 
-        run_stages(opened, recipe, stages)
+        run_stages(opened, recipe, stages, mesh=mesh)
+        mesh.leave()
+        if not mesh.is_main:
+            return
         if "eval" in stages:
             summary = folder / "summary.json"
             if json:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -25,30 +25,48 @@ class Log:
     its own tail, so that each step stands in the file once.
     """
 
-    def __init__(self, folder: Path, stage: str, from_step: int = 0, *, tensorboard: bool = True) -> None:
+    def __init__(
+        self, folder: Path, stage: str, from_step: int = 0, *, tensorboard: bool = True, writes: bool = True
+    ) -> None:
+        """
+        Args:
+            writes: False on all ranks but the first: nothing is written.
+        """
         self.stage = stage
         self.path = folder / "metrics.jsonl"
-        _truncate(self.path, stage, from_step)
-        self._file = self.path.open("a", encoding="utf-8")
-        self._board = _board(folder / "tensorboard" / stage) if tensorboard else None
+        self._file: TextIO | None = None
+        self._board = self._wandb = None
+        if writes:
+            _truncate(self.path, stage, from_step)
+            self._file = self.path.open("a", encoding="utf-8")
+            self._board = _board(folder / "tensorboard" / stage) if tensorboard else None
+            self._wandb = _wandb(folder, stage)
 
     def step(self, step: int, *, tokens: int, timing: Mapping[str, float] | None = None, **metrics: Any) -> None:
+        if not self._file:
+            return
         row = {"stage": self.stage, "step": step, "tokens": tokens, **metrics, "timing": dict(timing or {})}
         self._file.write(json.dumps(row, allow_nan=True) + "\n")
         self._file.flush()
+        numbers = {k: v for k, v in {**metrics, **(timing or {})}.items() if isinstance(v, (int, float))}
         if self._board:
-            for name, value in {**metrics, **(timing or {})}.items():
-                if isinstance(value, (int, float)):
-                    self._board.add_scalar(f"{self.stage}/{name}", value, step)
+            for name, value in numbers.items():
+                self._board.add_scalar(f"{self.stage}/{name}", value, step)
+        if self._wandb:
+            self._wandb.log({**{f"{self.stage}/{k}": v for k, v in numbers.items()}, f"{self.stage}/step": step})
 
     def sync(self) -> None:
         """Durable up to here: called just before a checkpoint is published."""
-        os.fsync(self._file.fileno())
+        if self._file:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._board:
             self._board.close()
+        if self._wandb:
+            self._wandb.finish()
 
     def __enter__(self) -> Log:
         return self
@@ -59,6 +77,9 @@ class Log:
 
 def progress(items: Iterable[T], title: str, total: int | None = None, *, unit: str = "") -> Iterator[T]:
     """Iterate with rate and time left: a bar on a terminal, a line every few seconds elsewhere."""
+    if not _speaks():
+        yield from items
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -95,8 +116,13 @@ def progress(items: Iterable[T], title: str, total: int | None = None, *, unit: 
 
 
 def say(message: str) -> None:
-    """One line for a person, on stderr: stdout belongs to `--json`."""
-    print(message, file=sys.stderr, flush=True)
+    """One line for a person, on stderr: stdout belongs to `--json`. Of several ranks the first speaks."""
+    if _speaks():
+        print(message, file=sys.stderr, flush=True)
+
+
+def _speaks() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def read_metrics(folder: Path, stage: str | None = None) -> list[dict[str, Any]]:
@@ -128,6 +154,23 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
     """Lines that end in a newline; a line torn by a kill is no line. Never splitlines(): strings hold U+2028."""
     data = path.read_bytes()
     yield from (line for line in data[: data.rfind(b"\n") + 1].split(b"\n") if line)
+
+
+def _wandb(folder: Path, stage: str) -> Any:
+    """A Weights & Biases run, if $WANDB_PROJECT names a project to log to."""
+    project = os.environ.get("WANDB_PROJECT")
+    if not project:
+        return None
+    try:
+        import wandb
+    except ImportError:
+        say("WANDB_PROJECT is set and wandb is not installed: pip install 'openmimo[wandb]'")
+        return None
+    run = wandb.init(
+        project=project, dir=str(folder), name=folder.name, id=f"{folder.resolve().name}-{stage}", resume="allow"
+    )
+    run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+    return run
 
 
 def _board(folder: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 
@@ -14,6 +15,8 @@ class Mesh:
     rank: int = 0
     world_size: int = 1
     device: str = "cpu"
+    local_size: int = 1
+    """Ranks on this machine."""
 
     @property
     def is_main(self) -> bool:
@@ -27,6 +30,34 @@ class Mesh:
 
             dist.all_reduce(tensor)
         return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on any rank; all ranks must ask."""
+        if self.world_size == 1:
+            return flag
+        import torch
+
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+    def leave(self) -> None:
+        """End what `join` began."""
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+
+    def device_mesh(self) -> Any:
+        """All ranks along one axis, as FSDP wants it."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        return init_device_mesh(self.device, (self.world_size,), mesh_dim_names=("shard",))
 
     def share(self, rows: int) -> slice:
         """This rank's rows of a global batch; shares differ by at most one row."""
@@ -44,7 +75,8 @@ def join() -> Mesh:
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    return Mesh(dist.get_rank(), world_size, device)
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # Rank 0 alone writes files, and the others wait for as long as that takes.
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(hours=12))
+    return Mesh(dist.get_rank(), world_size, device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -33,8 +33,12 @@ class Run:
     recipe: str
     seed: int
     config: Any
+    leads: bool = True
+    """False on all ranks but the first, which holds the lock and writes; the others read."""
 
     def __enter__(self) -> Run:
+        if not self.leads:
+            return self
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -60,7 +64,8 @@ class Run:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._lock.close()
+        if self.leads:
+            self._lock.close()
 
     def done(self, stage: str) -> bool:
         return stage in self.state()
@@ -71,7 +76,8 @@ class Run:
 
     def finish(self, stage: str, result: dict[str, Any]) -> None:
         """Record a finished stage, durably."""
-        write_text(self.folder / "state.json", json.dumps({**self.state(), stage: result}, indent=2) + "\n")
+        if self.leads:
+            write_text(self.folder / "state.json", json.dumps({**self.state(), stage: result}, indent=2) + "\n")
 
     def _claim(self) -> None:
         mine = {"recipe": self.recipe, "seed": self.seed, "config": json.loads(json.dumps(to_dict(self.config)))}

@@ -27,7 +27,7 @@ from openmimo.data.pipeline import read_documents, run_pipeline
 from openmimo.data.pipeline import stages as pipeline_stages
 from openmimo.data.sft import prepare
 from openmimo.data.sft import samples as sft_samples
-from openmimo.data.shards import open_shard, write_shard
+from openmimo.data.shards import TokenShard, open_shards, write_shard
 from openmimo.data.snapshot import snapshot_pages
 from openmimo.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 from openmimo.draft import acceptance_of, own_rollouts, spread
@@ -35,7 +35,7 @@ from openmimo.engine.engine import Engine, EngineConfig
 from openmimo.eval.run import Evaluation, evaluate, gain
 from openmimo.judge.pool import JudgePool
 from openmimo.log import progress, say
-from openmimo.mesh import Mesh, join
+from openmimo.mesh import Mesh
 from openmimo.model.config import MiMoConfig
 from openmimo.model.hf import load_folder, save_folder
 from openmimo.model.mimo import MiMo
@@ -56,14 +56,19 @@ CHECKPOINTS = {"base": MODELS["base"], "sft": MODELS["draft"], "rl": MODELS["rl"
 """What is evaluated and served: the SFT model with all its draft layers, its trunk as in models/sft (decision 0035)."""
 
 
-def run_stages(run: Run, recipe: Recipe, stages: Sequence[str] = STAGES) -> None:
+PARALLEL = ("pretrain", "sft")
+"""Stages that several ranks share; the others take one process."""
+
+
+def run_stages(run: Run, recipe: Recipe, stages: Sequence[str] = STAGES, *, mesh: Mesh) -> None:
     """Run the stages that are not done yet.
 
     Raises:
-        ValueError: when a stage's input is missing: the stage before has not run.
+        ValueError: when a stage's input is missing: the stage before has not run; or for several ranks in a stage that
+            takes one.
+        Stopped: after SIGTERM, with all saved.
     """
-    torch.set_num_threads(recipe.threads)
-    mesh = join()
+    torch.set_num_threads(max(1, recipe.threads // mesh.local_size))
     for name in stages:
         if run.done(name):
             say(f"{name}: done already")
@@ -73,16 +78,23 @@ def run_stages(run: Run, recipe: Recipe, stages: Sequence[str] = STAGES) -> None
             raise ValueError(
                 f"stage {name} needs stage {missing[0]} first: openmimo {missing[0]} ... --out {run.folder}"
             )
+        if mesh.world_size > 1 and name not in PARALLEL:
+            raise ValueError(
+                f"stage {name} takes one process and torchrun started {mesh.world_size}: run openmimo {name} without "
+                f"torchrun, which is for {' and '.join(PARALLEL)}"
+            )
         say(f"{name}: begins")
         started = time.perf_counter()
         result = FUNCTIONS[name](run, recipe, mesh)
         seconds = time.perf_counter() - started
         # After a resume this is the last attempt's time alone.
         run.finish(name, {**result, "timing": {**result.get("timing", {}), "seconds": seconds}})
+        mesh.wait()
         say(f"{name}: done in {seconds:.0f} s")
-    if run.done("eval"):
-        write_summary(run)
-    render(run.folder)
+    if mesh.is_main:
+        if run.done("eval"):
+            write_summary(run)
+        render(run.folder)
 
 
 def data(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
@@ -126,18 +138,29 @@ def data(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     by_source: dict[str, list[Document]] = {}
     for document in documents:
         by_source.setdefault(document.source if document.source in corpus_sources else "web", []).append(document)
-    tokens = {}
-    for source, rows in sorted(by_source.items()):
-        ids = ((*chat.encode(d.text), *end) for d in progress(rows, f"tokens: {source}"))
-        shard = write_shard(ids, folder / "shards" / source, source, vocab_size=recipe.model.vocab_size)
-        tokens[source] = shard.num_tokens
-    rendered = (chat.render_training(m)[0] for m in progress(corpus.synthetic, "tokens: synthetic"))
-    shard = write_shard(rendered, folder / "shards" / "synthetic", "synthetic", vocab_size=recipe.model.vocab_size)
-    tokens["synthetic"] = shard.num_tokens
+    ids_by_source = {
+        source: [(*chat.encode(d.text), *end) for d in progress(rows, f"tokens: {source}")]
+        for source, rows in sorted(by_source.items())
+    }
+    ids_by_source["synthetic"] = [
+        tuple(chat.render_training(m)[0]) for m in progress(corpus.synthetic, "tokens: synthetic")
+    ]
+    tokens: dict[str, int] = {}
+    held_out_tokens: dict[str, int] = {}
+    for source, rows in ids_by_source.items():
+        # Whole documents, by what they say: a copy that came through stands on the same side.
+        aside = [_chance(f"held out {ids}") < recipe.data.held_out_share for ids in rows]
+        parts = {"shards": [i for i, a in zip(rows, aside, strict=True) if not a]}
+        if any(aside) and parts["shards"]:
+            parts["held_out"] = [i for i, a in zip(rows, aside, strict=True) if a]
+        for part, chosen in parts.items():
+            shard = write_shard(chosen, folder / part / source, source, vocab_size=recipe.model.vocab_size)
+            (tokens if part == "shards" else held_out_tokens)[source] = shard.num_tokens
     return {
         "documents": len(documents),
         "sampled_down": len(whole) - len(documents),
         "tokens": tokens,
+        "held_out_tokens": held_out_tokens,
         "vocabulary": chat.tokenizer.get_vocab_size(),
         "funnel": {s.name: {"in": s.rows_in, "kept": s.kept, "dropped": s.dropped} for s in funnel.stages},
     }
@@ -145,14 +168,25 @@ def data(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
 
 def pretrain(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     """Three stages with MTP (MiMo 2.2, 2.3)."""
-    shards = {p.name: open_shard(p) for p in sorted((run.folder / "data" / "shards").iterdir()) if p.is_dir()}
+    shards = open_shards(run.folder / "data" / "shards")
     mixture = Mixture(shards, seed=run.seed, max_epochs=recipe.pretrain.max_epochs)
     tokenizer = run.folder / "data" / "tokenizer"
     model = seeded_model(MiMo(_model_config(recipe, Chat.load(tokenizer))), run.seed).to(mesh.device)
+    context = recipe.pretrain.stages[0].context
+    held_out = {
+        source: Mixture({source: shard}, seed=run.seed).rows(_rows_in(shard, context), context, {source: 1.0})
+        for source, shard in open_shards(run.folder / "data" / "held_out").items()
+    }
     state = train_base(
-        model, mixture, recipe.pretrain, out=run.folder, checkpoints=run.folder / "checkpoints" / "pretrain"
+        model,
+        mixture,
+        recipe.pretrain,
+        out=run.folder,
+        checkpoints=run.folder / "checkpoints" / "pretrain",
+        mesh=mesh,
+        held_out=held_out,
     )
-    save_folder(model, run.folder / MODELS["base"], tokenizer_from=tokenizer)
+    state.save(run.folder / MODELS["base"], tokenizer_from=tokenizer)
     return {"steps": state.step, "tokens": state.tokens, "skipped": state.skipped, "epochs": mixture.epochs()}
 
 
@@ -172,8 +206,9 @@ def sft(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
         seed=run.seed,
         out=run.folder,
         checkpoints=run.folder / "checkpoints" / "sft",
+        mesh=mesh,
     )
-    save_folder(model, run.folder / MODELS["sft"], tokenizer_from=base)
+    state.save(run.folder / MODELS["sft"], tokenizer_from=base)
     return {"steps": state.step, "tokens": state.tokens, "prepared": prepared.counts}
 
 
@@ -372,9 +407,14 @@ def _curated(run: Run, recipe: Recipe, chat: Chat, engine: Engine, judge: JudgeP
     return read_problems(kept), json.loads(counts.read_text(encoding="utf-8"))
 
 
-def _chance(document_id: str) -> float:
-    """A number in [0, 1) that depends on the document alone."""
-    return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:6], "little") / 2**48
+def _rows_in(shard: TokenShard, context: int, most: int = 16) -> int:
+    """Rows of held-out text to look at: all there is, up to `most`."""
+    return max(1, min(most, shard.num_tokens // context))
+
+
+def _chance(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "little") / 2**48
 
 
 def _even_sample(texts: Sequence[str], characters: int) -> list[str]:

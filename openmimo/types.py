@@ -208,6 +208,8 @@ class Batch:
     """(R, T) float32, RL only: the trainer's, under the weights that made the rollouts (decision 0019)."""
     sequence_ids: Any = None
     """(R, T) int64, RL only: group number in the batch, -1 outside; for the `group` normalisation of Eq. 1."""
+    sources: Any = None
+    """(R,) int64, where each row comes from: a number in `Mixture.names`; pre-training only."""
 
 
 @dataclass(frozen=True, slots=True)

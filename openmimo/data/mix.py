@@ -10,12 +10,18 @@ is a few integers, so a resumed run serves the same rows.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from openmimo.data.pack import Sample, stack
 from openmimo.data.shards import TokenShard
 from openmimo.types import Batch
+
+Piece = tuple[int, int, int]
+"""(document, first token, tokens)."""
 
 WINDOW = 32
 """Pending documents that best-fit may choose from."""
@@ -36,6 +42,11 @@ class Mixture:
         self._target = dict.fromkeys(self._sources, 0.0)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What the numbers in `Batch.sources` stand for."""
+        return tuple(self._sources)
+
+    @property
     def served(self) -> dict[str, int]:
         """Slots served so far by source."""
         return dict(self._served)
@@ -49,32 +60,59 @@ class Mixture:
         """How often each source has been read."""
         return {name: source.read_tokens / source.shard.num_tokens for name, source in self._sources.items()}
 
-    def rows(self, num_rows: int, context: int, weights: Mapping[str, float]) -> Batch:
+    def check_demand(self, demand: Mapping[str, float]) -> list[str]:
+        """Hold what a run will ask of every source, in slots, against what there is.
+
+        Returns:
+            A line for every source that is no synthetic one, has no limit, and would be read more than once.
+
+        Raises:
+            ValueError: for an unknown source, or one that would be read more often than it may; it says how often.
+        """
+        self._check_names(demand)
+        lines = []
+        for name, slots in sorted(demand.items()):
+            tokens = self._sources[name].shard.num_tokens
+            epochs, limit = slots / tokens, self._max_epochs.get(name)
+            if limit is not None and epochs > limit + 1e-9:
+                raise ValueError(
+                    f"source {name!r} has {tokens:,} tokens and the run asks for {slots:,.0f}: {epochs:.2f} epochs, "
+                    f"its limit is {limit:g}; lower its weight, or raise max_epochs"
+                )
+            if limit is None and epochs > 1.0 and name != "synthetic":
+                lines.append(f"source {name!r} will be read {epochs:.1f} times: {slots:,.0f} of {tokens:,} tokens")
+        return lines
+
+    def rows(self, num_rows: int, context: int, weights: Mapping[str, float], share: slice = slice(None)) -> Batch:
         """The next `num_rows` rows of `context` slots.
 
         Args:
             weights: by source, any scale; 0 is never served.
+            share: the rows that are wanted here. All are counted as served; the others' tokens are not even read, so
+                that every rank of many walks through the same stream and loads its part.
 
         Raises:
             ValueError: for an unknown source, weights that are negative or all 0, or a source that would be read more
                 often than it may.
         """
-        unknown = set(weights) - set(self._sources)
-        if unknown:
-            raise ValueError(f"the mixture names source {min(unknown)!r}; there are {', '.join(self._sources)}")
+        self._check_names(weights)
         if min(weights.values(), default=0.0) < 0.0 or not any(weights.values()):
             raise ValueError(f"mixture weights must be at least 0 and not all 0, got {dict(weights)}")
         total = sum(weights.values())
         shares = {name: weight / total for name, weight in sorted(weights.items()) if weight}
-        chosen: list[Sequence[Sample]] = []
+        chosen: list[tuple[str, list[Piece]]] = []
         for _ in range(num_rows):
-            for name, share in shares.items():
-                self._target[name] += context * share
+            for name, weight in shares.items():
+                self._target[name] += context * weight
             name = self._due(shares, context)
             self._served[name] += context
-            chosen.append(self._sources[name].row(context))
+            chosen.append((name, self._sources[name].row(context)))
             self._check_epochs(name)
-        return stack(chosen, context)
+        mine = [(name, [self._sources[name].sample(piece) for piece in row]) for name, row in chosen[share]]
+        numbers = {name: n for n, name in enumerate(self.names)}
+        return replace(
+            stack([row for _, row in mine], context), sources=np.array([numbers[name] for name, _ in mine], np.int64)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -87,6 +125,11 @@ class Mixture:
         self._served, self._target = dict(state["served"]), dict(state["target"])
         for name, source in self._sources.items():
             source.load_state_dict(state["sources"][name])
+
+    def _check_names(self, names: Mapping[str, float]) -> None:
+        unknown = set(names) - set(self._sources)
+        if unknown:
+            raise ValueError(f"the mixture names source {min(unknown)!r}; there are {', '.join(self._sources)}")
 
     def _due(self, shares: Mapping[str, float], context: int) -> str:
         """The source of the next row, its target counted in already."""
@@ -117,8 +160,8 @@ class _Source:
         """(document, first token not yet served)."""
         self._order: tuple[int, list[int]] = (-1, [])
 
-    def row(self, context: int) -> list[Sample]:
-        row: list[Sample] = []
+    def row(self, context: int) -> list[Piece]:
+        row: list[Piece] = []
         room = context
         while room:
             self._fill()
@@ -134,13 +177,16 @@ class _Source:
                 at = next(i for i, length in enumerate(lengths) if length > context)
                 take = context
             document, start = self._window.pop(at)
-            ids = self.shard.document(document)[start : start + take]
-            row.append(Sample(ids.tolist()))
-            if start + take < len(self.shard.document(document)):
+            row.append((document, start, take))
+            if take < self._left(document, start):
                 self._window.append((document, start + take))  # its turn comes again: no page fills rows on end
             self.read_tokens += take
             room -= take
         return row
+
+    def sample(self, piece: Piece) -> Sample:
+        document, start, take = piece
+        return Sample(self.shard.document(document)[start : start + take])
 
     def state_dict(self) -> dict[str, Any]:
         return {"read_tokens": self.read_tokens, "next": self._next, "window": list(self._window)}

@@ -19,7 +19,7 @@ from openmimo.types import Batch
 class Sample:
     """One document, conversation or rollout, ready to pack. All tuples have the length of token_ids."""
 
-    token_ids: Sequence[int]
+    token_ids: Sequence[int] | np.ndarray
     loss_weights: Sequence[float] | None = None
     """None: every token but the first is a target."""
     advantage: float = 0.0

@@ -71,6 +71,8 @@ class DataConfig:
     """Words a shingle (characters where a script has no spaces). Ours, as in FineWeb."""
     contamination_words: int = 16
     """Words in the run that a document may not share with a held-out problem. MiMo 3.1: 16-gram."""
+    held_out_share: float = 0.01
+    """Share of every source's documents that is never trained on: pre-training reports its perplexity. Ours."""
     tagger: str = ""
     """Names the tagger's weights (a checkpoint's fingerprint): a change runs the tag stage again."""
 
@@ -78,6 +80,8 @@ class DataConfig:
         for name in ("documents_per_shard", "bands", "rows", "shingle_words", "contamination_words"):
             if getattr(self, name) < 1:
                 raise ValueError(f"DataConfig.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0.0 <= self.held_out_share < 1.0:
+            raise ValueError(f"DataConfig.held_out_share must be at least 0 and below 1, got {self.held_out_share}")
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,17 @@ def write_shard(documents: Iterable[Sequence[int]], folder: Path, source: str, *
     return open_shard(folder)
 
 
+def open_shards(folder: Path) -> dict[str, TokenShard]:
+    """Every shard in a folder, by source; none if there is no such folder.
+
+    Raises:
+        ValueError: if one of them is torn.
+    """
+    if not folder.is_dir():
+        return {}
+    return {p.name: open_shard(p) for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")}
+
+
 def open_shard(folder: Path) -> TokenShard:
     """Map a shard.
 

@@ -7,11 +7,13 @@ loss and the MTP layers read them there. Left out: tensor and context parallelis
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from openmimo.model.mimo import MiMo
 
@@ -47,9 +49,30 @@ def shard(model: MiMo, mesh: DeviceMesh, *, param_dtype: torch.dtype | None = No
     return model
 
 
-def whole_state_dict(model: MiMo) -> dict[str, Tensor]:
-    """Every tensor whole, on every rank: what `save_folder` writes. All ranks must call it."""
-    return {
-        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        for name, tensor in model.state_dict().items()
-    }
+def whole(tensor: Any, *, keep: bool = True) -> Any:
+    """A sharded tensor put together, in main memory; anything else as it is. All ranks must call it.
+
+    Args:
+        keep: False: take part, and give None in place of the whole.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    full = tensor.full_tensor()
+    return full.cpu() if keep else None
+
+
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor, spread over the ranks as `other` is."""
+    if not isinstance(other, DTensor) or tensor.shape != other.shape:
+        return tensor
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
+
+
+def whole_state_dict(model: MiMo, *, keep: bool = True) -> dict[str, Tensor]:
+    """Every tensor whole: what `save_folder` and checkpoints write. All ranks must call it."""
+    return {name: whole(tensor, keep=keep) for name, tensor in model.state_dict().items()}
+
+
+def load_whole_state_dict(model: MiMo, state: dict[str, Tensor]) -> None:
+    """Take over whole tensors into a model that may be sharded; in place, so optimizers keep their parameters."""
+    model.load_state_dict({name: like(state[name], tensor) for name, tensor in model.state_dict().items()})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openmimo.model.mimo import MiMo
-from openmimo.train.loss import Loss, token_logprobs
+from openmimo.train.loss import Loss, Metrics, token_logprobs
 from openmimo.types import Batch
 
 Normalization = Literal["token", "group"]
@@ -49,7 +49,7 @@ def policy_loss(*, clip_low: float, clip_high: float, temperature: float = 1.0) 
     k3, a gauge only: the recipe has no KL term).
     """
 
-    def loss(model: MiMo, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(model: MiMo, batch: Batch) -> tuple[Tensor, Metrics]:
         logp, entropy = token_logprobs(model, batch, temperature)
         objective = clipped_objective(
             logp, batch.old_logprobs, batch.advantages, clip_low=clip_low, clip_high=clip_high

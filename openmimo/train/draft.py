@@ -21,7 +21,7 @@ from openmimo.data.pack import Sample, fit_rows, stack
 from openmimo.log import Log, progress
 from openmimo.model.attention import packed_attention
 from openmimo.model.mimo import MiMo
-from openmimo.train.loss import Loss, cross_entropy_sum, targets_ahead
+from openmimo.train.loss import Loss, Metrics, cross_entropy_sum, targets_ahead
 from openmimo.train.optim import OptimConfig, Optimizer, Piece, at_tokens
 from openmimo.train.step import TrainState, train_step
 from openmimo.types import Batch
@@ -126,21 +126,22 @@ def tune(
     return state
 
 
-def draft_loss(*, chunk_tokens: int = 8192) -> Loss:
+def draft_loss(*, chunk_tokens: int = 0) -> Loss:
     """Mean over MTP layers 2 and up of their cross-entropy, each summed over its targets; no gradient goes elsewhere.
 
     Metrics: `mtp_2`, `mtp_3`, ... of each layer.
     """
 
-    def loss(model: MiMo, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(model: MiMo, batch: Batch) -> tuple[Tensor, Metrics]:
         layers, chained = model.config.num_nextn_predict_layers, model.config.mtp_chained
-        attend = packed_attention(batch.document_ids)
+        attend = packed_attention(batch.document_ids, model.lm_head.weight.dtype)
         with torch.no_grad():
             hidden_RTD = model(batch.token_ids, batch.positions, attend)
             if chained:
                 ahead_ids, _ = targets_ahead(batch, 1)
                 hidden_RTD = model.draft_hidden(0, hidden_RTD, ahead_ids, batch.positions, attend)
-        total, metrics = torch.zeros((), device=hidden_RTD.device), {}
+        total = torch.zeros((), device=hidden_RTD.device)
+        metrics: Metrics = {}
         for k in range(1, layers):
             ahead_ids, _ = targets_ahead(batch, 1 + k)
             draft_RTD = model.draft_hidden(k, hidden_RTD, ahead_ids, batch.positions, attend)
@@ -148,7 +149,7 @@ def draft_loss(*, chunk_tokens: int = 8192) -> Loss:
                 hidden_RTD = draft_RTD
             targets, weights = targets_ahead(batch, 2 + k)
             normed_RTD = model.draft_normed(k, draft_RTD)
-            part = cross_entropy_sum(normed_RTD, model.lm_head.weight, targets, weights, chunk_tokens)
+            part, _ = cross_entropy_sum(normed_RTD, model.lm_head.weight, targets, weights, chunk_tokens)
             total = total + part / (layers - 1)
             metrics[f"mtp_{k + 1}"] = part.detach()
         return total, metrics

@@ -9,7 +9,7 @@ token or target lies beyond the document's border do not count.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,23 +20,31 @@ from openmimo.model.attention import packed_attention
 from openmimo.model.mimo import MiMo
 from openmimo.types import Batch
 
-Loss = Callable[[MiMo, Batch], tuple[Tensor, dict[str, Tensor]]]
+Metrics = dict[str, Tensor | tuple[Tensor, Tensor]]
+"""Sums over the batch's targets, to be divided by its weight; or pairs (sum, weight of its own)."""
+
+Loss = Callable[[MiMo, Batch], tuple[Tensor, Metrics]]
+
+CHUNK_BYTES = 1 << 28
+"""Float32 logits that exist at one time, unless `chunk_tokens` says otherwise."""
 
 
-def next_token_loss(*, mtp_weight: float, chunk_tokens: int = 8192) -> Loss:
+def next_token_loss(*, mtp_weight: float, chunk_tokens: int = 0, sources: Sequence[str] = ()) -> Loss:
     """CE + mtp_weight * mean over MTP layers of their CE. All are SUMS over targets; `train_step` divides by tokens.
 
     Args:
         mtp_weight: lambda, 0.3 then 0.1 in MiMo 2.3.
-        chunk_tokens: positions whose logits exist at one time.
+        chunk_tokens: positions whose logits exist at one time; 0: as many as 256 MiB hold.
+        sources: names of the numbers in `Batch.sources`; each gets metrics `ce/NAME` and `mtp/NAME` of its own.
     """
 
-    def loss(model: MiMo, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        attend = packed_attention(batch.document_ids)
+    def loss(model: MiMo, batch: Batch) -> tuple[Tensor, Metrics]:
+        attend = packed_attention(batch.document_ids, model.lm_head.weight.dtype)
         hidden_RTD = model(batch.token_ids, batch.positions, attend)
-        targets, weights = targets_ahead(batch, 1)
-        main = cross_entropy_sum(model.normed(hidden_RTD), model.lm_head.weight, targets, weights, chunk_tokens)
-        total, metrics = main, {"ce": main.detach(), "mtp": main.detach() * 0.0}
+        targets, weights_RT = targets_ahead(batch, 1)
+        head_VD = model.lm_head.weight
+        main, ce_R = cross_entropy_sum(model.normed(hidden_RTD), head_VD, targets, weights_RT, chunk_tokens)
+        total, mtp_R, mtp_weights_R = main, torch.zeros_like(ce_R), torch.zeros_like(ce_R)
         layers = model.config.num_nextn_predict_layers
         if mtp_weight and layers:
             for k in range(layers):
@@ -44,11 +52,25 @@ def next_token_loss(*, mtp_weight: float, chunk_tokens: int = 8192) -> Loss:
                 draft_RTD = model.draft_hidden(k, hidden_RTD, ahead_ids, batch.positions, attend)
                 targets, weights = targets_ahead(batch, 2 + k)
                 normed_RTD = model.draft_normed(k, draft_RTD)
-                draft = cross_entropy_sum(normed_RTD, model.lm_head.weight, targets, weights, chunk_tokens)
+                draft, draft_R = cross_entropy_sum(normed_RTD, head_VD, targets, weights, chunk_tokens)
                 if model.config.mtp_chained:
                     hidden_RTD = draft_RTD
                 total = total + mtp_weight / layers * draft
-                metrics["mtp"] = metrics["mtp"] + draft.detach() / layers
+                mtp_R, mtp_weights_R = mtp_R + draft_R / layers, mtp_weights_R + weights.sum(-1) / layers
+        filled_R = (batch.document_ids >= 0).sum(-1)
+        metrics: Metrics = {
+            "ce": ce_R.sum(),
+            "mtp": mtp_R.sum(),
+            "packing": (filled_R.sum(), (filled_R > 0).sum() * batch.document_ids.shape[1]),
+        }
+        if sources:
+            zeros = torch.zeros(len(sources), device=ce_R.device)
+            by_source = [
+                zeros.index_add(0, batch.sources, x_R) for x_R in (ce_R, weights_RT.sum(-1), mtp_R, mtp_weights_R)
+            ]
+            for n, name in enumerate(sources):
+                ce, weight, mtp, mtp_weight_ = (sums[n] for sums in by_source)
+                metrics[f"ce/{name}"], metrics[f"mtp/{name}"] = (ce, weight), (mtp, mtp_weight_)
         return total, metrics
 
     return loss
@@ -69,57 +91,66 @@ def targets_ahead(batch: Batch, distance: int) -> tuple[Tensor, Tensor]:
     return targets, weights
 
 
-def cross_entropy_sum(hidden: Tensor, head_VD: Tensor, targets: Tensor, weights: Tensor, chunk_tokens: int) -> Tensor:
-    """Weighted sum of the cross-entropy of `hidden @ head.T`, in nats, a scalar float32.
+def cross_entropy_sum(
+    hidden: Tensor, head_VD: Tensor, targets: Tensor, weights: Tensor, chunk_tokens: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the cross-entropy of `hidden @ head.T`, in nats, a scalar float32; and the same by row, (R,).
 
     Only slots of weight > 0 are computed, `chunk_tokens` at a time; the gradient is formed in the forward pass, so
-    memory is one chunk's logits however long the rows.
+    memory is one chunk's logits however long the rows. The second result carries no gradient.
 
     Args:
-        hidden: (..., D), already normed.
-        targets: (...), int64.
-        weights: (...), float32.
+        hidden: (R, ..., D), already normed.
+        targets: (R, ...), int64.
+        weights: (R, ...), float32.
+        chunk_tokens: 0: as many as CHUNK_BYTES of logits hold.
     """
     counts = weights.flatten() > 0
-    return _ChunkedCrossEntropy.apply(
-        hidden.flatten(0, -2)[counts], head_VD, targets.flatten()[counts], weights.flatten()[counts], chunk_tokens
+    chunk = chunk_tokens or max(1, CHUNK_BYTES // (4 * head_VD.shape[0]))
+    total, losses_N = _ChunkedCrossEntropy.apply(
+        hidden.flatten(0, -2)[counts], head_VD, targets.flatten()[counts], weights.flatten()[counts], chunk
     )
+    by_slot = torch.zeros(counts.shape, device=losses_N.device).masked_scatter(counts, losses_N.detach())
+    return total, by_slot.view(weights.shape[0], -1).sum(-1)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor, chunk: int
-    ) -> Tensor:
-        grad_hidden_ND = torch.empty_like(hidden_ND)
-        grad_head_VD = torch.zeros_like(head_VD) if ctx.needs_input_grad[1] else None
-        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+    ) -> tuple[Tensor, Tensor]:
+        learns = any(ctx.needs_input_grad)
+        grad_hidden_ND = torch.empty_like(hidden_ND) if learns else None
+        # A frozen head needs none. Chunks are added up in float32: bfloat16 would lose the small ones.
+        grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        losses_N = torch.empty(hidden_ND.shape[0], dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
-            logits_NV = (hidden_ND[part] @ head_VD.T).float()
-            logs_NV = F.log_softmax(logits_NV, dim=-1)
-            rows = torch.arange(logs_NV.shape[0], device=logs_NV.device)
-            total -= (logs_NV[rows, targets_N[part]] * weights_N[part]).sum()
-            grad_NV = logs_NV.exp_()
-            grad_NV[rows, targets_N[part]] -= 1.0
-            grad_NV = (grad_NV * weights_N[part][:, None]).to(hidden_ND.dtype)
-            grad_hidden_ND[part] = grad_NV @ head_VD
-            if grad_head_VD is not None:  # a frozen head needs none
-                grad_head_VD += grad_NV.T @ hidden_ND[part]
+            targets_C1, weights_C1 = targets_N[part, None], weights_N[part, None]
+            logs_CV = F.log_softmax((hidden_ND[part] @ head_VD.T).float(), dim=-1)
+            losses_N[part] = -(logs_CV.gather(-1, targets_C1) * weights_C1)[:, 0]
+            if grad_hidden_ND is None:
+                continue
+            grad_CV = logs_CV.exp_()
+            grad_CV.scatter_add_(-1, targets_C1, grad_CV.new_full((1, 1), -1.0).expand(targets_C1.shape))
+            grad_CV = grad_CV.mul_(weights_C1).to(hidden_ND.dtype)
+            torch.mm(grad_CV, head_VD, out=grad_hidden_ND[part])
+            if grad_head_VD is not None:
+                if grad_CV.dtype == torch.float32:
+                    grad_head_VD.addmm_(grad_CV.T, hidden_ND[part])
+                else:
+                    grad_head_VD += grad_CV.T @ hidden_ND[part]
         ctx.save_for_backward(grad_hidden_ND, grad_head_VD)
-        return total
+        ctx.head_dtype = head_VD.dtype
+        ctx.mark_non_differentiable(losses_N)
+        return losses_N.sum(), losses_N
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden_ND, grad_head_VD = ctx.saved_tensors
         scale = grads[0]
-        return (
-            grad_hidden_ND * scale.to(grad_hidden_ND.dtype),
-            None if grad_head_VD is None else grad_head_VD * scale.to(grad_head_VD.dtype),
-            None,
-            None,
-            None,
-        )
+        head = None if grad_head_VD is None else grad_head_VD.mul_(scale).to(ctx.head_dtype)
+        return grad_hidden_ND.mul_(scale.to(grad_hidden_ND.dtype)), head, None, None, None
 
 
 def token_logprobs(model: MiMo, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -127,7 +158,8 @@ def token_logprobs(model: MiMo, batch: Batch, temperature: float = 1.0) -> tuple
 
     Both float32 in nats; 0 at slots of weight 0. Differentiable in the log-probabilities.
     """
-    hidden_RTD = model.normed(model(batch.token_ids, batch.positions, packed_attention(batch.document_ids)))
+    attend = packed_attention(batch.document_ids, model.lm_head.weight.dtype)
+    hidden_RTD = model.normed(model(batch.token_ids, batch.positions, attend))
     targets, weights = targets_ahead(batch, 1)
     counts = weights > 0
     logits_NV = model.lm_head(hidden_RTD[counts]).float() / temperature

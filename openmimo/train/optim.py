@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from openmimo.model.parallel import like, whole
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -80,12 +82,27 @@ class Optimizer:
             part.step()
             part.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        return [part.state_dict() for part in self.parts]
+    def state_dict(self, *, keep: bool = True) -> list[dict[str, Any]]:
+        """Whole tensors, also of a sharded model; all ranks must call it, and `keep` says which want the result."""
+        return [
+            {
+                "param_groups": part.state_dict()["param_groups"],
+                "state": {
+                    n: {name: whole(value, keep=keep) for name, value in values.items()}
+                    for n, values in part.state_dict()["state"].items()
+                },
+            }
+            for part in self.parts
+        ]
 
     def load_state_dict(self, states: Iterable[dict[str, Any]]) -> None:
         for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
+            parameters = [p for group in part.param_groups for p in group["params"]]
+            spread = {
+                n: {k: like(v, parameters[n]) if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+                for n, values in state["state"].items()
+            }
+            part.load_state_dict({**state, "state": spread})
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:

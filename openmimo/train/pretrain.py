@@ -6,27 +6,41 @@ rate, batch, MTP weight, context, RoPE base and mixture all change between steps
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from openmimo import checkpoint
-from openmimo.log import Log, progress
+from openmimo.hardware import peak_flops
+from openmimo.log import Log, progress, say
+from openmimo.mesh import Mesh
+from openmimo.model.flops import flops_per_token
 from openmimo.model.mimo import MiMo
+from openmimo.stop import Stopped, StopSignal
+from openmimo.train.compute import ComputeConfig, Worker
+from openmimo.train.guard import Guard, GuardConfig
 from openmimo.train.loss import next_token_loss
 from openmimo.train.optim import OptimConfig, Optimizer, Piece, at_tokens
-from openmimo.train.step import TrainState, train_step
+from openmimo.train.reader import Reader
+from openmimo.train.step import TrainState, on_device, train_step
 from openmimo.types import Batch
 
 
 class Rows(Protocol):
     """Where batches come from: `data.mix.Mixture`."""
 
-    def rows(self, num_rows: int, context: int, weights: Mapping[str, float]) -> Batch: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def check_demand(self, demand: Mapping[str, float]) -> list[str]: ...
+
+    def rows(self, num_rows: int, context: int, weights: Mapping[str, float], share: slice = ...) -> Batch: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -72,12 +86,20 @@ class PretrainConfig:
     max_epochs: Mapping[str, float] = field(default_factory=dict)
     """How often a source may be read; absent is no limit (synthetic data may be repeated, MiMo 2.1)."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     micro_rows: int = 0
     """Rows that go through the model at a time; 0 is all."""
-    chunk_tokens: int = 8192
-    """Slots whose logits exist at one time."""
+    chunk_tokens: int = 0
+    """Slots whose logits exist at one time; 0: as many as 256 MiB hold."""
     checkpoint_every: int = 500
     """Steps."""
+    keep_last: int = 2
+    """Newest checkpoints that stay."""
+    keep_every: int = 0
+    """Steps; checkpoints at multiples of it stay for good. 0: none."""
+    validate_every: int = 0
+    """Steps between two looks at held-out text, and one at the end; 0: none."""
 
     @property
     def total_tokens(self) -> float:
@@ -118,6 +140,17 @@ def settings_at(config: PretrainConfig, tokens: float) -> Settings:
     )
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """A batch and what goes with it."""
+
+    now: Settings
+    batch: Batch
+    """This rank's rows."""
+    rows_after: dict[str, Any]
+    """State of the source of rows once this batch has been taken."""
+
+
 def pretrain(
     model: MiMo,
     rows: Rows,
@@ -125,32 +158,85 @@ def pretrain(
     *,
     out: Path,
     checkpoints: Path,
+    mesh: Mesh | None = None,
+    held_out: Mapping[str, Batch] | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> TrainState:
     """Train to the end of the last stage, from the newest checkpoint if there is one.
 
     Args:
-        out: the run folder, for metrics.
+        out: the run folder, for metrics; rank 0 alone writes there.
         checkpoints: where this stage's checkpoints live.
+        mesh: ranks that share every batch: the global batch, and the stream of tokens, are the same for any number.
+        held_out: by source, rows that are never trained on.
+
+    Raises:
+        ValueError: if a source would be read more often than it may, or too many updates in a row were left out.
+        Stopped: after SIGTERM, with all saved.
     """
-    state = TrainState(model, Optimizer(model, config.optim))
-    saved = checkpoint.latest(checkpoints)
+    mesh = mesh or Mesh()
+    worker = Worker(model, config.compute, mesh)
+    state = TrainState(model, Optimizer(model, config.optim), worker, Guard(config.guard))
+    saved = checkpoint.latest(checkpoints, tell=say)
     if saved:
         state.load_state_dict(saved["train"])
         rows.load_state_dict(saved["rows"])
-    with Log(out, "pretrain", state.step) as log:
-        for _ in progress(_steps(state, config), "pretrain", total=count_steps(config, state.tokens), unit="steps"):
-            now = settings_at(config, state.tokens)
-            model.rope_theta = now.rope_theta
-            started = time.perf_counter()
-            batch = rows.rows(now.batch_sequences, now.context, now.mixture)
-            loss = next_token_loss(mtp_weight=now.mtp_weight, chunk_tokens=config.chunk_tokens)
-            metrics = train_step(state, batch, loss, learning_rate=now.learning_rate, micro_rows=config.micro_rows)
-            elapsed = time.perf_counter() - started
+    else:
+        for line in rows.check_demand(demand(config)):
+            say(f"pretrain: {line}")
+    peak = peak_flops(mesh.device, getattr(torch, config.compute.dtype)) * mesh.world_size
+    mtp = model.config.num_nextn_predict_layers > 0
+
+    def ready() -> Iterator[_Ready]:
+        tokens = state.tokens
+        while tokens < config.total_tokens:
+            now = settings_at(config, tokens)
+            batch = rows.rows(now.batch_sequences, now.context, now.mixture, mesh.share(now.batch_sequences))
+            tokens += now.batch_sequences * now.context
+            yield _Ready(now, batch, rows.state_dict())
+
+    total = count_steps(config, state.tokens)
+    with (
+        StopSignal() as signal,
+        checkpoint.Writer(
+            checkpoints, keep_last=config.keep_last, keep_every=config.keep_every, writes=mesh.is_main
+        ) as writer,
+        Log(out, "pretrain", state.step, writes=mesh.is_main) as log,
+        Reader(ready) as reader,
+    ):
+        stage = settings_at(config, state.tokens).stage
+        bar = progress(reader, "pretrain", total=total, unit="steps")
+        clock = time.perf_counter()
+        for step in bar:
+            waited = time.perf_counter() - clock
+            now, batch = step.now, step.batch
+            state.use_rope(now.rope_theta)
+            if now.stage != stage:
+                state.guard.forget()
+                stage = now.stage
+            metrics = train_step(
+                state,
+                batch,
+                next_token_loss(mtp_weight=now.mtp_weight, chunk_tokens=config.chunk_tokens, sources=rows.names),
+                learning_rate=now.learning_rate,
+                micro_rows=config.micro_rows,
+                num_rows=now.batch_sequences,
+            )
+            ends = state.tokens >= config.total_tokens
+            if held_out and config.validate_every and (ends or state.step % config.validate_every == 0):
+                metrics.update(perplexities(worker, held_out))
+            elapsed = time.perf_counter() - clock
+            slots = now.batch_sequences * now.context
+            counts = {m: flops_per_token(model.config, now.context, causal=m == "causal", mtp=mtp) for m in _MASKS}
             log.step(
                 state.step - 1,
                 tokens=state.tokens,
-                timing={"step_s": elapsed, "tokens_per_s": batch.token_ids.size / elapsed},
+                timing={
+                    "step_s": elapsed,
+                    "data_wait_s": waited,
+                    "tokens_per_s": slots / elapsed,
+                    **{f"mfu_{mask}": flops * slots / elapsed / peak for mask, flops in counts.items()},
+                },
                 **metrics,
                 train_stage=now.stage,
                 batch_sequences=now.batch_sequences,
@@ -158,12 +244,49 @@ def pretrain(
                 context=now.context,
                 rope_theta=now.rope_theta,
             )
-            if state.step % config.checkpoint_every == 0 or state.tokens >= config.total_tokens:
+            stopping = mesh.any(signal.asked)
+            if ends or stopping or state.step % config.checkpoint_every == 0:
                 log.sync()
-                checkpoint.save(checkpoints, state.step, {"train": state.state_dict(), "rows": rows.state_dict()})
+                writer.save(state.step, {"train": state.state_dict(), "rows": step.rows_after})
             if on_step:
                 on_step()
+            if stopping and not ends:
+                writer.wait()
+                raise Stopped(f"pretrain stopped by SIGTERM after step {state.step:,}; all is saved")
+            clock = time.perf_counter()
+    mesh.wait()
     return state
+
+
+_MASKS = ("causal", "full")
+
+
+def demand(config: PretrainConfig) -> dict[str, float]:
+    """Slots that a whole run asks of every source."""
+    found: dict[str, float] = {}
+    tokens = 0.0
+    for stage in config.stages:
+        total = sum(stage.mixture.values())
+        for name, weight in stage.mixture.items():
+            if weight:
+                found[name] = found.get(name, 0.0) + (stage.until_tokens - tokens) * weight / total
+        tokens = stage.until_tokens
+    return found
+
+
+@torch.no_grad()
+def perplexities(worker: Worker, held_out: Mapping[str, Batch], *, rows_at_once: int = 8) -> dict[str, float]:
+    """exp(cross-entropy) of every source's held-out rows, `perplexity/NAME`. All ranks compute the same."""
+    loss = next_token_loss(mtp_weight=0.0)
+    device = next(worker.model.parameters()).device
+    found = {}
+    for name, batch in sorted(held_out.items()):
+        total, weight = 0.0, float(np.asarray(batch.loss_weights).sum())
+        for start in range(0, len(batch.token_ids), rows_at_once):
+            value, _ = loss(worker.model, on_device(batch, device, slice(start, start + rows_at_once)))
+            total += float(value)
+        found[f"perplexity/{name}"] = math.exp(min(total / max(weight, 1.0), 700.0))
+    return found
 
 
 def count_steps(config: PretrainConfig, tokens: float = 0.0) -> int:
@@ -177,11 +300,6 @@ def count_steps(config: PretrainConfig, tokens: float = 0.0) -> int:
         steps += stride
         tokens += stride * per_step
     return steps
-
-
-def _steps(state: TrainState, config: PretrainConfig) -> Any:
-    while state.tokens < config.total_tokens:
-        yield state.step
 
 
 def seeded_model(model: MiMo, seed: int) -> MiMo:

@@ -11,8 +11,12 @@ from pathlib import Path
 
 from openmimo import checkpoint
 from openmimo.data.pack import Sample, fit_rows, stack
-from openmimo.log import Log, progress
+from openmimo.log import Log, progress, say
+from openmimo.mesh import Mesh
 from openmimo.model.mimo import MiMo
+from openmimo.stop import Stopped, StopSignal
+from openmimo.train.compute import ComputeConfig, Worker
+from openmimo.train.guard import Guard, GuardConfig
 from openmimo.train.loss import next_token_loss
 from openmimo.train.optim import OptimConfig, Optimizer
 from openmimo.train.step import TrainState, train_step
@@ -31,46 +35,76 @@ class SFTConfig:
     mtp_weight: float = 0.1
     """Weight of the MTP loss, as at the end of pre-training."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     micro_rows: int = 0
-    chunk_tokens: int = 8192
+    chunk_tokens: int = 0
+    """Slots whose logits exist at one time; 0: as many as 256 MiB hold."""
     checkpoint_every: int = 100
+    keep_last: int = 2
 
 
 def finetune(
-    model: MiMo, samples: Sequence[Sample], config: SFTConfig, *, seed: int, out: Path, checkpoints: Path
+    model: MiMo,
+    samples: Sequence[Sample],
+    config: SFTConfig,
+    *,
+    seed: int,
+    out: Path,
+    checkpoints: Path,
+    mesh: Mesh | None = None,
 ) -> TrainState:
     """Train on the samples for `epochs`, from the newest checkpoint if there is one.
 
-    The rows of epoch e are a function of (samples, seed, e), so a resumed run sees the same ones.
+    The rows of epoch e are a function of (samples, seed, e), so a resumed run sees the same ones, on any number of
+    ranks.
 
     Raises:
-        ValueError: without samples.
+        ValueError: without samples, or when too many updates in a row were left out.
+        Stopped: after SIGTERM, with all saved.
     """
     if not samples:
         raise ValueError("no SFT samples are left to train on; 0 is too few, look at the counts of the preparation")
-    state = TrainState(model, Optimizer(model, config.optim))
-    saved = checkpoint.latest(checkpoints)
+    mesh = mesh or Mesh()
+    worker = Worker(model, config.compute, mesh)
+    state = TrainState(model, Optimizer(model, config.optim), worker, Guard(config.guard))
+    saved = checkpoint.latest(checkpoints, tell=say)
     if saved:
         state.load_state_dict(saved["train"])
     plan = _plan(samples, config, seed)
     loss = next_token_loss(mtp_weight=config.mtp_weight, chunk_tokens=config.chunk_tokens)
-    with Log(out, "sft", state.step) as log:
+    with (
+        StopSignal() as signal,
+        checkpoint.Writer(checkpoints, keep_last=config.keep_last, writes=mesh.is_main) as writer,
+        Log(out, "sft", state.step, writes=mesh.is_main) as log,
+    ):
         for rows in progress(plan[state.step :], "sft", unit="steps"):
             started = time.perf_counter()
-            batch = stack([[samples[i] for i in row] for row in rows], config.context)
+            batch = stack([[samples[i] for i in row] for row in rows[mesh.share(len(rows))]], config.context)
             warm = min(1.0, (state.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
             metrics = train_step(
-                state, batch, loss, learning_rate=config.learning_rate * warm, micro_rows=config.micro_rows
+                state,
+                batch,
+                loss,
+                learning_rate=config.learning_rate * warm,
+                micro_rows=config.micro_rows,
+                num_rows=len(rows),
             )
+            elapsed = time.perf_counter() - started
             log.step(
                 state.step - 1,
                 tokens=state.tokens,
-                timing={"step_s": time.perf_counter() - started},
+                timing={"step_s": elapsed, "tokens_per_s": len(rows) * config.context / elapsed},
                 **metrics,
             )
-            if state.step % config.checkpoint_every == 0 or state.step == len(plan):
+            ends, stopping = state.step == len(plan), mesh.any(signal.asked)
+            if ends or stopping or state.step % config.checkpoint_every == 0:
                 log.sync()
-                checkpoint.save(checkpoints, state.step, {"train": state.state_dict()})
+                writer.save(state.step, {"train": state.state_dict()})
+            if stopping and not ends:
+                writer.wait()
+                raise Stopped(f"sft stopped by SIGTERM after step {state.step:,} of {len(plan):,}; all is saved")
+    mesh.wait()
     return state
 
 

@@ -156,3 +156,28 @@ def test_what_cannot_be_mixed_says_why(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="mixture weights must be at least 0 and not all 0"):
             mixture.rows(1, 4, weights)
     assert not mixture.rows(4, 4, {"web": 1.0, "code": 0.0}).token_ids.size == 0 and mixture.served["code"] == 0
+
+
+def test_ranks_that_take_their_share_see_the_rows_of_one() -> None:
+    whole, parts = Mixture(sources(), seed=3), [Mixture(sources(), seed=3) for _ in range(3)]
+    weights = {name: 1.0 + n for n, name in enumerate(whole.names)}
+    for num_rows in (5, 2, 7):
+        expected = whole.rows(num_rows, 24, weights)
+        shares = [slice(num_rows * r // 3, num_rows * (r + 1) // 3) for r in range(3)]
+        got = [part.rows(num_rows, 24, weights, share) for part, share in zip(parts, shares, strict=True)]
+        for field in ("token_ids", "document_ids", "positions", "loss_weights", "sources"):
+            assert np.array_equal(np.concatenate([getattr(b, field) for b in got]), getattr(expected, field)), field
+        assert all(part.state_dict() == whole.state_dict() for part in parts)
+
+
+def test_a_demand_beyond_the_limit_says_how_many_epochs_it_takes() -> None:
+    shards = {name: shard(name, [[1] * 10] * 10) for name in ("synthetic", "web")}
+    mixture = Mixture(shards, seed=0, max_epochs={"web": 2.0})
+    assert mixture.check_demand({"web": 200.0, "synthetic": 5000.0}) == []  # synthetic text may be repeated, MiMo 2.1
+    asked = r"source 'web' has 100 tokens and the run asks for 250: 2\.50 epochs, its limit is 2"
+    with pytest.raises(ValueError, match=asked):
+        mixture.check_demand({"web": 250.0})
+    with pytest.raises(ValueError, match="source 'books'; there are synthetic, web"):
+        mixture.check_demand({"books": 1.0})
+    free = Mixture(shards, seed=0)
+    assert free.check_demand({"web": 250.0}) == ["source 'web' will be read 2.5 times: 250 of 100 tokens"]

@@ -50,8 +50,11 @@ def test_the_chunked_loss_equals_the_plain_one_with_its_gradients() -> None:
     ).sum()
     expected = torch.autograd.grad(plain, (hidden, head))
     for chunk in (1, 4, 1000):
-        found = cross_entropy_sum(hidden, head, targets, weights, chunk)
+        found, by_row = cross_entropy_sum(hidden, head, targets, weights, chunk)
         assert found.item() == pytest.approx(plain.item(), rel=1e-6)
+        assert by_row.shape == (5,) and by_row.sum().item() == pytest.approx(plain.item(), rel=1e-6)
+        row = F.cross_entropy(hidden[2] @ head.T, targets[2], reduction="none") @ weights[2]
+        assert by_row[2].item() == pytest.approx(row.item(), rel=1e-5)
         for a, b in zip(torch.autograd.grad(found * 3, (hidden, head)), expected, strict=True):
             assert torch.allclose(a, b * 3, atol=1e-5)
 

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from openmimo.model.config import MiMoConfig
-from openmimo.plan import boundaries, flops_per_token, row_at, steps_before
+from openmimo.model.flops import flops_per_token
+from openmimo.plan import boundaries, row_at, steps_before
 from openmimo.train.optim import Piece, at_tokens
 from openmimo.train.pretrain import PretrainConfig, count_steps, settings_at
 
