@@ -36,9 +36,9 @@ def command(stage: str, out: Path) -> list[str]:
     return [sys.executable, "-m", "openmimo", stage, f"{RECIPE}:recipe", "--out", str(out), "--seed", "1"]
 
 
-def run(stage: str, out: Path) -> float:
+def run(stage: str, out: Path, *more: str) -> float:
     started = time.perf_counter()
-    done = subprocess.run(command(stage, out), capture_output=True, text=True)
+    done = subprocess.run([*command(stage, out), *more], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return time.perf_counter() - started

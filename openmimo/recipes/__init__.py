@@ -88,6 +88,15 @@ def check(recipe: Recipe) -> None:
     """
     at_least = {
         "threads": (recipe.threads, 1),
+        **{
+            f"{stage}.{name}": (getattr(getattr(recipe, stage), name), least)
+            for stage in ("pretrain", "sft")
+            for name, least in (("checkpoint_every", 1), ("keep_last", 1), ("micro_rows", 0), ("chunk_tokens", 0))
+        },
+        "pretrain.keep_every": (recipe.pretrain.keep_every, 0),
+        "pretrain.validate_every": (recipe.pretrain.validate_every, 0),
+        "pretrain.guard.window": (recipe.pretrain.guard.window, 2),
+        "pretrain.guard.patience": (recipe.pretrain.guard.patience, 1),
         "rl.steps": (recipe.rl.steps, 0),
         "rl.temperature": (recipe.rl.temperature, 0),
         "rl.max_new_tokens": (recipe.rl.max_new_tokens, 1),

@@ -10,6 +10,7 @@ from openmimo.eval.run import EvalConfig
 from openmimo.model.config import MiMoConfig
 from openmimo.recipes import Recipe
 from openmimo.rl.train import RLConfig
+from openmimo.train.compute import ComputeConfig
 from openmimo.train.draft import DraftConfig
 from openmimo.train.pretrain import PretrainConfig
 from openmimo.train.sft import SFTConfig
@@ -21,6 +22,10 @@ STAGE_MIXTURES = (
 )
 
 
+COMPUTE = ComputeConfig(dtype="bfloat16", compile=True, recompute="selective", shard=True)
+"""Ours: what a cluster of H100 wants. Weights that are trained stay float32."""
+
+
 def mimo7b() -> Recipe:
     stages = tuple(
         replace(stage, mixture=mixture) for stage, mixture in zip(PretrainConfig().stages, STAGE_MIXTURES, strict=True)
@@ -28,8 +33,10 @@ def mimo7b() -> Recipe:
     return Recipe(
         name="mimo7b",
         model=MiMoConfig(),  # MiMo 2.2, released checkpoint
-        pretrain=PretrainConfig(stages=stages, micro_rows=1),  # MiMo 2.3
-        sft=SFTConfig(micro_rows=1),  # MiMo 3.1
+        pretrain=PretrainConfig(  # MiMo 2.3
+            stages=stages, micro_rows=1, compute=COMPUTE, keep_every=10_000, validate_every=1000
+        ),
+        sft=SFTConfig(micro_rows=1, compute=COMPUTE),  # MiMo 3.1
         draft=DraftingConfig(train=DraftConfig(micro_rows=1)),  # MiMo 2.2: three layers; the rest ours
         rl=RLConfig(micro_rows=1),  # MiMo 3.3.3
         engine=EngineConfig(max_model_len=32_768, num_token_ids=151_665),  # released checkpoint

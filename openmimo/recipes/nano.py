@@ -44,6 +44,7 @@ def nano() -> Recipe:
                 for share, rows, s in zip((0.6, 0.8, 1.0), (4, 4, 2), base.pretrain.stages, strict=True)
             ),
             checkpoint_every=5,
+            validate_every=10,
         ),
         sft=replace(base.sft, batch_rows=4, checkpoint_every=2),
         draft=replace(

@@ -65,6 +65,7 @@ def tiny() -> Recipe:
             ),
             optim=OptimConfig(kind="muon"),
             checkpoint_every=100,
+            validate_every=100,
         ),
         sft=SFTConfig(
             learning_rate=6e-4,

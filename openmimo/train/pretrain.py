@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,6 +148,8 @@ class _Ready:
     now: Settings
     batch: Batch
     """This rank's rows."""
+    digest: int
+    """Of this rank's rows; the sum over ranks tells one global batch from any other."""
     rows_after: dict[str, Any]
     """State of the source of rows once this batch has been taken."""
 
@@ -191,9 +194,10 @@ def pretrain(
         tokens = state.tokens
         while tokens < config.total_tokens:
             now = settings_at(config, tokens)
-            batch = rows.rows(now.batch_sequences, now.context, now.mixture, mesh.share(now.batch_sequences))
+            share = mesh.share(now.batch_sequences)
+            batch = rows.rows(now.batch_sequences, now.context, now.mixture, share)
             tokens += now.batch_sequences * now.context
-            yield _Ready(now, batch, rows.state_dict())
+            yield _Ready(now, batch, digest(batch, share.start), rows.state_dict())
 
     total = count_steps(config, state.tokens)
     with (
@@ -238,6 +242,7 @@ def pretrain(
                     **{f"mfu_{mask}": flops * slots / elapsed / peak for mask, flops in counts.items()},
                 },
                 **metrics,
+                rows_digest=int(mesh.sum(torch.tensor(float(step.digest), dtype=torch.float64, device=mesh.device))),
                 train_stage=now.stage,
                 batch_sequences=now.batch_sequences,
                 mtp_weight=now.mtp_weight,
@@ -259,6 +264,18 @@ def pretrain(
 
 
 _MASKS = ("causal", "full")
+
+
+def digest(batch: Batch, first_row: int) -> int:
+    """A number that tells which tokens stand in which rows and documents, a sum over rows, below 2**53.
+
+    Args:
+        first_row: number of the batch's first row in the global batch.
+    """
+    return sum(
+        zlib.crc32(np.stack([ids, documents]).tobytes(), first_row + n)
+        for n, (ids, documents) in enumerate(zip(batch.token_ids, batch.document_ids, strict=True))
+    )
 
 
 def demand(config: PretrainConfig) -> dict[str, float]:

@@ -128,6 +128,8 @@ def test_one_two_and_one_rank_again_see_one_token_stream_and_the_same_losses(fol
     train(folder, "mixed", 2, until=2600)
     train(folder, "mixed", 1)
     assert stream(mixed) == stream(alone)
+    one, many = ([row["rows_digest"] for row in read_metrics(out)] for out in (alone, mixed))
+    assert one == many and len(set(one)) == len(one)
     assert len(losses(mixed)) == len(losses(alone))
     assert losses(mixed) == pytest.approx(losses(alone), rel=2e-5)
     steps = [row["step"] for row in read_metrics(mixed)]
