@@ -131,3 +131,33 @@ def test_rows_that_raise_leave_the_old_file_and_nothing_beside_it(tmp_path: Path
         write_rows(tmp_path / "p.jsonl", [{"a": 2}, {"a": object()}])
     assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
     assert list(read_rows(tmp_path / "p.jsonl")) == [{"a": 1}]
+
+
+def test_a_run_is_mirrored_to_weights_and_biases_where_a_project_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb.py").write_text(
+        "calls = []\n"
+        "class Run:\n"
+        "    def define_metric(self, *a, **k): calls.append(('define', a, k))\n"
+        "    def log(self, row): calls.append(('log', row))\n"
+        "    def finish(self): calls.append(('finish',))\n"
+        "def init(**k):\n"
+        "    calls.append(('init', k))\n"
+        "    return Run()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("WANDB_PROJECT", "reasoning")
+    out = tmp_path / "run"
+    out.mkdir()
+    with Log(out, "pretrain") as log:
+        log.step(0, tokens=8, timing={"step_s": 0.5}, loss=2.0, note="text")
+    import wandb  # type: ignore[import-not-found]
+
+    kinds = [call[0] for call in wandb.calls]
+    assert kinds == ["init", "define", "log", "finish"]
+    assert wandb.calls[0][1]["project"] == "reasoning" and wandb.calls[0][1]["resume"] == "allow"
+    assert wandb.calls[2][1] == {"pretrain/loss": 2.0, "pretrain/step_s": 0.5, "pretrain/step": 0}
+    with Log(out, "sft", writes=False) as silent:
+        silent.step(0, tokens=8, loss=1.0)
+    assert len(read_metrics(out)) == 1 and len(wandb.calls) == 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 from openmimo.report.curves import Chart, Color, Point, Series
@@ -25,10 +25,23 @@ def pretraining(rows: Rows) -> list[Chart]:
 
     return [
         over_tokens("Loss, nats a token", *_losses(rows, "tokens")),
+        *(over_tokens(title, *series) for title, series in _by_source(rows)),
         over_tokens("Learning rate", line(rows, "learning_rate", "tokens"), from_zero=True),
         over_tokens("Batch, sequences", line(rows, "batch_sequences", "tokens"), from_zero=True),
         over_tokens("Gradient norm before clipping", line(rows, "grad_norm", "tokens"), from_zero=True),
     ]
+
+
+def _by_source(rows: Rows) -> list[tuple[str, list[Series]]]:
+    """A line a source: its loss in training, and the perplexity of what is never trained on."""
+    found = []
+    for title, prefix in (("Loss by source, nats a token", "ce/"), ("Held-out perplexity by source", "perplexity/")):
+        keys = sorted({key for row in rows for key in row if key.startswith(prefix)})
+        pairs = zip(keys, cycle(COLORS_IN_TURN), strict=False)
+        series = [line(rows, key, "tokens", key.removeprefix(prefix), color) for key, color in pairs]
+        if series:
+            found.append((title, series))
+    return found
 
 
 def finetuning(rows: Rows) -> list[Chart]:
