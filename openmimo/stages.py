@@ -84,6 +84,7 @@ def run_stages(run: Run, recipe: Recipe, stages: Sequence[str] = STAGES, *, mesh
                 f"torchrun, which is for {' and '.join(PARALLEL)}"
             )
         say(f"{name}: begins")
+        torch.manual_seed(run.seed)  # no stage draws from it; what does one day should repeat
         started = time.perf_counter()
         result = FUNCTIONS[name](run, recipe, mesh)
         seconds = time.perf_counter() - started
