@@ -83,7 +83,7 @@ class HeldOutFile:
     """A benchmark's texts."""
 
     path: Path
-    field: str
+    column: str
     """Where they stood: one of FIELDS, `mixed`, or `line` in a plain text file."""
     texts: tuple[str, ...] = field(repr=False)
 
