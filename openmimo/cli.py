@@ -212,7 +212,12 @@ def sft(
     seed: Seed = 0,
     set: Set = None,
     start: Annotated[
-        Path | None, typer.Option("--start", help="a Qwen2 or MiMo folder to begin with, instead of a run's own")
+        Path | None,
+        typer.Option(
+            "--start",
+            "--start-from",  # torchrun takes --start for its own --start-method, even after the script's name
+            help="a Qwen2 or MiMo folder to begin with, instead of a run's own; under torchrun --start-from",
+        ),
     ] = None,
     data: Annotated[
         list[Path] | None, typer.Option("--data", help="with --start: messages JSONL to train on, prepared as data sft")

@@ -13,6 +13,7 @@ RUN/models/sft/           the result, in the start's format and dtypes
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import shutil
@@ -42,6 +43,7 @@ from openmimo.model.hf import COMPANIONS, load_folder, save_folder
 from openmimo.model.mimo import MiMo
 from openmimo.model.parallel import whole_state_dict
 from openmimo.recipes import Recipe
+from openmimo.report.page import render
 from openmimo.run import Run
 from openmimo.train.compute import Worker
 from openmimo.train.pretrain import perplexities
@@ -141,11 +143,13 @@ def finetune_folder(
                 "skipped": state.skipped,
                 **counts,
                 **packing(trained_on, context),
-                **{key: last[key] for key in ("ce", "mtp") if key in last},
+                "ce": last["ce"],
+                **({"mtp": last["mtp"]} if shape.num_nextn_predict_layers else {}),
                 **({"perplexity": {"before": before, "after": last["perplexity/held_out"]}} if held_out else {}),
-                "prepared": prepared,
+                "prepared": {"in": prepared["in"], "kept": prepared["kept"], **prepared["dropped"]},
             }
             run.finish("sft", result)
+            render(out)
         mesh.wait()
         return result
 
@@ -224,7 +228,7 @@ def show_prepared(found: dict[str, Any]) -> None:
     print(f"queries that overlap: {runs}; of {found['queries']:,}; {found['ngram']} decides")
     print(f"dropped rows to look at: {found['files']['dropped']}")
     if found["candidates"]:
-        print(f"{found['candidates']:,} kept back for you to judge, not dropped: {found['files']['candidates']}")
+        print(f"near a benchmark and kept, {found['candidates']:,} queries to judge: {found['files']['candidates']}")
 
 
 def show_finetuned(found: dict[str, Any]) -> None:
@@ -303,21 +307,23 @@ def _write_samples(
     """Tokenize into a shard; how many fit the context."""
 
     def doubled() -> Iterator[Any]:
-        for sample in samples(conversations, chat, context):
-            yield 2 * np.asarray(sample.token_ids, np.int64) + np.asarray(sample.loss_weights, np.int64)
+        for messages in conversations:
+            try:
+                made = list(samples([messages], chat, context))
+            except (TemplateError, ValueError) as error:
+                asked = " ".join(next(m["content"] for m in messages if m["role"] == "user").split())
+                raise ValueError(f"{start}: {error}; in the conversation that asks {asked[:60]!r}") from error
+            for sample in made:
+                yield 2 * np.asarray(sample.token_ids, np.int64) + np.asarray(sample.loss_weights, np.int64)
 
-    try:
-        rows = doubled()
-        first = next(rows, None)
-        if first is None:
-            raise ValueError(
-                f"no conversation fits a row of {context:,} tokens: give a longer context, up to --set "
-                f"sft.context={shape.max_position_embeddings}, or shorter ones"
-            )
-        chained = (row for part in ((first,), rows) for row in part)
-        return len(write_shard(chained, folder, folder.name, vocab_size=2 * shape.vocab_size))
-    except TemplateError as error:
-        raise ValueError(f"{start}: its chat template refuses a conversation: {error}") from error
+    rows = doubled()
+    first = next(rows, None)
+    if first is None:
+        raise ValueError(
+            f"no conversation fits a row of {context:,} tokens: give a longer context, up to --set "
+            f"sft.context={shape.max_position_embeddings}, or shorter ones"
+        )
+    return len(write_shard(itertools.chain((first,), rows), folder, folder.name, vocab_size=2 * shape.vocab_size))
 
 
 def _write_companions(start: Path, folder: Path, chat: Chat, shape: MiMoConfig) -> None:
