@@ -228,7 +228,7 @@ def show_prepared(found: dict[str, Any]) -> None:
     print(f"queries that overlap: {runs}; of {found['queries']:,}; {found['ngram']} decides")
     print(f"dropped rows to look at: {found['files']['dropped']}")
     if found["candidates"]:
-        print(f"near a benchmark and kept, {found['candidates']:,} queries to judge: {found['files']['candidates']}")
+        print(f"near a benchmark and kept, for you to judge: {found['candidates']:,} in {found['files']['candidates']}")
 
 
 def show_finetuned(found: dict[str, Any]) -> None:
