@@ -30,14 +30,14 @@ class Commands(TyperGroup):
 
 
 class DataCommands(Commands):
-    """`openmimo data RECIPE` beside `openmimo data extract|dedup`: what is no subcommand is a recipe."""
+    """`openmimo data RECIPE` beside `openmimo data extract|dedup|sft`: what is no subcommand is a recipe."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             from openmimo.recipes import BUILT_IN
 
             if args[0] not in BUILT_IN and ":" not in args[0]:
-                known = [*BUILT_IN, "extract", "dedup"]
+                known = [*BUILT_IN, "extract", "dedup", "sft"]
                 raise ValueError(
                     f"unknown recipe or subcommand {args[0]!r}; the nearest is {nearest(args[0], known)!r}"
                 )
@@ -165,6 +165,37 @@ def dedup(
     _tell(dedup_to(inputs, out), json)
 
 
+Against = Annotated[
+    list[Path] | None,
+    typer.Option("--against", help="benchmark that no query may overlap: .jsonl with `prompt`, `problem`, `question` "
+                 "or `text`, or a text a line"),
+]  # fmt: skip
+
+
+@data_app.command("sft")
+def data_sft(
+    inputs: Annotated[list[Path], typer.Argument(help="messages JSONL: `messages`, or ShareGPT's `conversations`")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="OUT.jsonl; OUT.dropped.jsonl comes beside it")],
+    against: Against = None,
+    ngram: Annotated[int, typer.Option(help="words in a row that decide an overlap")] = 16,
+    max_responses: Annotated[int, typer.Option(help="responses a query at most")] = 8,
+    json: Json = False,
+) -> None:
+    """SFT conversations: no benchmark's queries, whole responses in one language, at most eight a query.
+
+    Example: openmimo data sft conversations.jsonl -o sft.jsonl --against math500.jsonl
+    """
+    from openmimo.data.sft import prepare_to
+
+    found = prepare_to(inputs, out, against=against or (), ngram=ngram, max_responses=max_responses)
+    if json:
+        _print(found)
+        return
+    from openmimo.sft import show_prepared
+
+    show_prepared(found)
+
+
 @app.command()
 def pretrain(recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = None, json: Json = False) -> None:
     """Three-stage pre-training with MTP, on the data stage's output.
@@ -175,12 +206,66 @@ def pretrain(recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = Non
 
 
 @app.command()
-def sft(recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = None, json: Json = False) -> None:
-    """Supervised fine-tuning of the pre-trained model.
+def sft(
+    recipe: RecipeName,
+    out: Out = None,
+    seed: Seed = 0,
+    set: Set = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--start",
+            "--start-from",  # torchrun takes --start for its own --start-method, even after the script's name
+            help="a Qwen2 or MiMo folder to begin with, instead of a run's own; under torchrun --start-from",
+        ),
+    ] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="with --start: messages JSONL to train on, prepared as data sft")
+    ] = None,
+    against: Against = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="with --start: keep one query in 20 apart, to measure perplexity on")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Supervised fine-tuning of a run's base, or of any folder on your own conversations.
 
-    Example: openmimo sft tiny --out runs/tiny
+    Example: openmimo sft mimo7b --start Qwen2.5-0.5B --data sft.jsonl --out runs/mine --set sft.context=4096
     """
-    _stages(recipe, out, seed, set, None, ("sft",), json)
+    if start is None and not data:
+        if against or held_out:
+            raise ValueError(f"{'--against' if against else '--held-out'} goes with --start DIR and --data FILE")
+        _stages(recipe, out, seed, set, None, ("sft",), json)
+        return
+    if start is None or not data:
+        given, lacking = ("--data", "--start DIR") if start is None else ("--start", "--data MESSAGES.jsonl")
+        raise ValueError(f"{given} goes with {lacking}; without both, sft works in a run that has its own")
+    from openmimo.config import with_overrides
+    from openmimo.mesh import join
+    from openmimo.recipes import check, load
+
+    loaded = with_overrides(load(recipe), list(set or []))
+    check(loaded)
+    from openmimo.sft import finetune_folder, show_finetuned
+
+    mesh = join()
+    found = finetune_folder(
+        recipe,
+        loaded,
+        start=start,
+        data=data,
+        out=out or Path("runs") / f"{loaded.name}-sft",
+        against=against or (),
+        held_out=held_out,
+        seed=seed,
+        mesh=mesh,
+    )
+    mesh.leave()
+    if mesh.is_main:
+        if json:
+            _print(found)
+        else:
+            show_finetuned(found)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from openmimo.curate.corpus import make_corpus
 from openmimo.curate.problems import curate
 from openmimo.curate.tag import keep_share, tag_stage
 from openmimo.data.chat import CHAT_TEMPLATE, Chat
-from openmimo.data.decontaminate import build_index, contaminated
+from openmimo.data.decontaminate import build_screen
 from openmimo.data.mix import Mixture
 from openmimo.data.pipeline import read_documents, run_pipeline
 from openmimo.data.pipeline import stages as pipeline_stages
@@ -48,7 +48,7 @@ from openmimo.run import Run
 from openmimo.train.draft import batches_of, tune, with_copies
 from openmimo.train.pretrain import pretrain as train_base
 from openmimo.train.pretrain import seeded_model
-from openmimo.train.sft import finetune
+from openmimo.train.sft import finetune, packing
 from openmimo.types import Document, Group, Problem, Request, Sampling
 
 MODELS = {name: f"models/{name}" for name in ("base", "sft", "draft", "rl")}
@@ -196,13 +196,17 @@ def sft(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     base = run.folder / MODELS["base"]
     chat = Chat.load(base)
     held_out = [p for name in ("held_out", "validation") for p in read_problems(problems_file(run, name))]
-    index = build_index(p.prompt for p in held_out)
+    screen = build_screen(p.prompt for p in held_out)
     conversations = [row["messages"] for row in read_rows(run.folder / "data" / "conversations" / "sft.jsonl")]
-    prepared = prepare(conversations, contaminated=lambda query: contaminated(query, index) is not None)
+    prepared = prepare(conversations, screen)
+    samples = list(sft_samples(prepared.conversations, chat, recipe.sft.context))
+    too_long = len(prepared.conversations) - len(samples)
+    if too_long:
+        say(f"sft: {too_long} of {len(samples) + too_long} conversations exceed {recipe.sft.context} tokens: left out")
     model = load_folder(base).to(mesh.device)
     state = finetune(
         model,
-        sft_samples(prepared.conversations, chat, recipe.sft.context),
+        samples,
         recipe.sft,
         seed=run.seed,
         out=run.folder,
@@ -210,7 +214,14 @@ def sft(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
         mesh=mesh,
     )
     state.save(run.folder / MODELS["sft"], tokenizer_from=base)
-    return {"steps": state.step, "tokens": state.tokens, "prepared": prepared.counts}
+    return {
+        "steps": state.step,
+        "tokens": state.tokens,
+        "skipped": state.skipped,
+        "too_long": too_long,
+        **packing(samples, recipe.sft.context),
+        "prepared": prepared.counts,
+    }
 
 
 def draft(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:

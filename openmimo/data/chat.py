@@ -32,8 +32,11 @@ class Chat:
         self.template = template
         self._render = _compile(template, end_token)
         self._is_byte_level = "ByteLevel" in repr(tokenizer.decoder)
-        ids = (tokenizer.token_to_id(token) for token in (end_token, END_OF_TEXT))
-        self.stop_token_ids: tuple[int, ...] = tuple(token for token in ids if token is not None)
+        special = [str(t.content) for t in tokenizer.get_added_tokens_decoder().values() if t.special]
+        self._ends = tuple(sorted({*special, end_token}, key=lambda token: (-len(token), token)))
+        ids = (tokenizer.token_to_id(token) for token in (end_token, END_OF_TEXT, self._end_of_turn()))
+        self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys(token for token in ids if token is not None))
+        """What ends an answer: the tokenizer's end token, the end of a text, the template's own end of a turn."""
 
     @classmethod
     def load(cls, folder: Path) -> Chat:
@@ -86,7 +89,8 @@ class Chat:
         Every assistant turn is encoded apart from its header, exactly as at inference time.
 
         Raises:
-            ValueError: if the template writes earlier messages differently once later ones have come.
+            ValueError: if the template cannot be trained on: it writes earlier messages differently once later ones
+                have come, opens a written answer differently than one to be written, or ends it with no special token.
         """
         ids: list[int] = []
         weights: list[float] = []
@@ -101,12 +105,34 @@ class Chat:
                 weights += [0.0] * len(piece)
                 continue
             header = self._turn(messages, n)
-            body, newline, tail = text[len(header) :].rpartition("\n")
-            for part, weight in ((header, 0.0), (body, 1.0), (newline + tail, 0.0)):
+            if not text.startswith(header):
+                raise ValueError(
+                    f"the chat template opens the answer of message {n} with {text[: len(header)]!r} and one to be "
+                    f"written with {header!r}; train with a template that opens both alike"
+                )
+            body = text[len(header) :].rstrip()
+            rest = text[len(header) + len(body) :]
+            if not body.endswith(self._ends):
+                raise ValueError(
+                    f"the chat template ends the answer of message {n} with {body[-20:]!r}, which is no special token "
+                    f"of the tokenizer; {self._ends[0]!r} would be one: without it nothing teaches where to stop"
+                )
+            for part, weight in ((header, 0.0), (body, 1.0), (rest, 0.0)):
                 piece = self.encode(part)
                 ids += piece
                 weights += [weight] * len(piece)
         return tuple(ids), tuple(weights)
+
+    def _end_of_turn(self) -> str:
+        """The special token with which the template ends an answer; nothing if it ends with none."""
+        from jinja2.exceptions import TemplateError
+
+        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        try:
+            text = self._render(probe, False).rstrip()
+        except (TemplateError, ValueError):  # a template that refuses the probe is refused where it is used
+            return ""
+        return next((token for token in self._ends if text.endswith(token)), "")
 
     def _turn(self, messages: Sequence[Message], n: int) -> str:
         """The header that opens the assistant's answer after the first n messages."""

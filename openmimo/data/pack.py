@@ -20,7 +20,7 @@ class Sample:
     """One document, conversation or rollout, ready to pack. All tuples have the length of token_ids."""
 
     token_ids: Sequence[int] | np.ndarray
-    loss_weights: Sequence[float] | None = None
+    loss_weights: Sequence[float] | np.ndarray | None = None
     """None: every token but the first is a target."""
     advantage: float = 0.0
     old_logprobs: Sequence[float] | None = None

@@ -4,20 +4,97 @@
 2. Drop mixed-language and incomplete responses.
 3. At most eight responses a query.
 
-A row is `{"messages": [{"role", "content"}, ...]}`, messages JSONL as the ecosystem has it.
+The paper does not say how the second step tells; the rules here are ours. A query is all that the user says, whatever
+its case and spacing; a response is all that the assistant says. Left out: languages that share a script.
 """
 
 from __future__ import annotations
 
+import hashlib
+import heapq
+import json
+import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from openmimo.checkpoint import sync_folder
+from openmimo.config import missing_file
 from openmimo.data.chat import Chat, Message
+from openmimo.data.decontaminate import NGRAM, Overlap, Screen, build_screen, find_overlap, read_held_out, share_found
+from openmimo.data.messages import BROKEN, read_conversations
 from openmimo.data.pack import Sample
+from openmimo.log import progress
 
 MAX_RESPONSES = 8  # MiMo 3.1
+MOST_FOREIGN = 0.05
+"""Share of a response's letters that may be of scripts which its query does not use."""
+STEPS = ("contaminated", "mixed_language", "incomplete", "too_many_responses")
+"""Reasons of the three steps, in the order in which they are asked."""
+NUM_SHOWN = 20
+"""Dropped rows that are kept of each reason."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the three steps say of one conversation."""
+
+    reason: str = ""
+    """One of STEPS; nothing: it is kept."""
+    detail: str = ""
+    overlap: Overlap | None = None
+    """The query's, whether it decides or only makes a candidate."""
+    new_query: bool = False
+    """Whether this query had not been seen before."""
+
+
+@dataclass
+class Preparation:
+    """The three steps over a stream of conversations; holds a few bytes a query, no text."""
+
+    screen: Screen
+    max_responses: int = MAX_RESPONSES
+    responses: Counter[bytes] = field(default_factory=Counter)
+    """Kept responses by query."""
+    overlaps: dict[bytes, Overlap | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.max_responses < 1:
+            raise ValueError(f"max_responses must be at least 1, got {self.max_responses}")
+
+    def judge(self, messages: Sequence[Message], *, finish_reason: object = None) -> Judged:
+        """Whether a conversation is kept; it counts as a response of its query if so.
+
+        Args:
+            finish_reason: as engines and datasets write it; `length` says that the response was cut.
+        """
+        asked = [message["content"] for message in messages if message["role"] == "user"]
+        answers = [message["content"] for message in messages if message["role"] == "assistant"]
+        key = query_key(messages)
+        new = key not in self.overlaps
+        if new:
+            texts = asked if len(asked) < 2 else ["\n".join(asked), *asked]
+            self.overlaps[key] = find_overlap(texts, self.screen)
+        overlap = self.overlaps[key]
+        reason, detail = "", ""
+        if overlap and overlap.ngram >= self.screen.ngram:
+            reason, detail = "contaminated", overlap.match.gram
+        elif detail := mixed_language("\n".join(asked), answers):
+            reason = "mixed_language"
+        elif detail := cut_short(messages, answers, finish_reason):
+            reason = "incomplete"
+        elif self.responses[key] >= self.max_responses:
+            reason, detail = "too_many_responses", f"the query has {self.max_responses} already"
+        else:
+            self.responses[key] += 1
+        return Judged(reason, detail, overlap, new)
 
 
 @dataclass(frozen=True)
@@ -26,70 +103,265 @@ class Prepared:
 
     conversations: tuple[tuple[Message, ...], ...]
     counts: dict[str, int]
-    """`in`, `kept` and one count a reason: `contaminated`, `mixed_language`, `incomplete`, `too_many_responses`."""
+    """`in`, `kept` and one count a reason of STEPS that dropped any."""
 
 
 def prepare(
-    conversations: Iterable[Sequence[Message]],
-    *,
-    contaminated: Callable[[str], bool],
-    max_responses: int = MAX_RESPONSES,
+    conversations: Iterable[Sequence[Message]], screen: Screen, *, max_responses: int = MAX_RESPONSES
 ) -> Prepared:
-    """Apply the three steps, in order of arrival.
-
-    Args:
-        contaminated: whether a query overlaps with an evaluation benchmark.
-    """
+    """The three steps over conversations in memory, in order of arrival."""
+    preparation = Preparation(screen, max_responses)
     kept: list[tuple[Message, ...]] = []
     counts = Counter({"in": 0, "kept": 0})
-    responses: Counter[str] = Counter()
-    overlaps: dict[str, bool] = {}
     for messages in conversations:
+        judged = preparation.judge(messages)
         counts["in"] += 1
-        query = "\n".join(m["content"] for m in messages if m["role"] == "user")
-        answer = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else ""
-        if query not in overlaps:
-            overlaps[query] = contaminated(query)
-        if overlaps[query]:
-            reason = "contaminated"
-        elif mixes_languages(query, answer):
-            reason = "mixed_language"
-        elif not is_complete(answer):
-            reason = "incomplete"
-        elif responses[query] >= max_responses:
-            reason = "too_many_responses"
-        else:
-            responses[query] += 1
+        counts[judged.reason or "kept"] += 1
+        if not judged.reason:
             kept.append(tuple(messages))
-            reason = "kept"
-        counts[reason] += 1
     return Prepared(tuple(kept), dict(counts))
 
 
-def is_complete(answer: str) -> bool:
-    """Whether a response was finished: reasoning, fences and boxes closed, something said after the reasoning."""
+def prepare_to(
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    against: Sequence[Path] = (),
+    ngram: int = NGRAM,
+    max_responses: int = MAX_RESPONSES,
+) -> dict[str, Any]:
+    """The three steps over messages JSONL, a line at a time, into OUT.jsonl; all written or nothing.
+
+    Beside it: OUT.dropped.jsonl, up to NUM_SHOWN rows of each reason, chosen by their place in the input; and, where
+    shorter runs find something, OUT.candidates.jsonl: every query that overlaps at 8 or 13 words and not at `ngram`.
+
+    Args:
+        against: benchmarks, see `decontaminate.read_held_out`.
+
+    Returns:
+        Counts: `in` = `kept` + all of `dropped`; `queries` of conversations that are none broken; `overlaps`, how many
+        of these overlap at each run length; `first`, where each reason was first met; files and what they hold.
+
+    Raises:
+        ValueError: for a missing or torn file, an output that would replace an input, or if nothing is kept.
+    """
+    if out.suffix != ".jsonl":
+        raise ValueError(f"-o writes messages JSONL, so its name ends in .jsonl, got {out}")
+    for path in (*inputs, *against):
+        if not path.is_file():
+            raise ValueError(f"{path} is a folder, expected a file") if path.is_dir() else missing_file(path)
+        if path.resolve() == out.resolve():
+            raise ValueError(f"-o {out} is one of the inputs; choose another")
+    benchmarks = [read_held_out(path) for path in against]
+    screen = build_screen((text for file in benchmarks for text in file.texts), ngram=ngram)
+    preparation = Preparation(screen, max_responses)
+    dropped, first = Counter[str](), dict[str, str]()
+    shown = _Shown()
+    num_in = kept = candidates = 0
+    out.parent.mkdir(parents=True, exist_ok=True)
+    paths = {name: out.with_name(f"{out.stem}{name}.jsonl") for name in ("", ".candidates", ".dropped")}
+    temporary = {name: path.with_name(f".{path.name}.{os.getpid()}") for name, path in paths.items()}
+    try:
+        with temporary[""].open("wb") as rows, temporary[".candidates"].open("wb") as near:
+            for path in inputs:
+                for line in progress(read_conversations(path), f"sft: {path.name}", unit="conversations"):
+                    num_in += 1
+                    judged = Judged(line.reason, line.detail)
+                    if line.row:
+                        finish_reason = line.row.get("finish_reason")
+                        judged = preparation.judge(line.row["messages"], finish_reason=finish_reason)
+                    place = {"file": str(path), "line": line.number}
+                    if judged.new_query and judged.overlap and judged.overlap.ngram < ngram:
+                        candidates += 1
+                        near.write(_json({**place, **_candidate(line.row["messages"], judged.overlap, screen)}))
+                    if not judged.reason:
+                        kept += 1
+                        rows.write(_json(line.row))
+                        continue
+                    dropped[judged.reason] += 1
+                    first.setdefault(judged.reason, f"{path}:{line.number}")
+                    what = {"row": line.row} if line.row else {"text": line.text}
+                    shown.add(num_in, {"reason": judged.reason, **place, "detail": judged.detail, **what})
+            if not kept:
+                whys = ", ".join(f"{count} {reason} (first {first[reason]})" for reason, count in dropped.items())
+                raise ValueError(f"no conversation of {num_in} is left: {whys or 'the input is empty'}")
+            _sync(rows, near)
+        with temporary[".dropped"].open("wb") as file:
+            file.writelines(_json(row) for row in shown.rows())
+            _sync(file)
+        for name in (".dropped", ".candidates", ""):  # the output itself last: where it stands, all stands
+            if name == ".candidates" and not candidates:
+                paths[name].unlink(missing_ok=True)
+            else:
+                temporary[name].replace(paths[name])
+        sync_folder(out.parent)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+    decided = Counter(overlap.ngram for overlap in preparation.overlaps.values() if overlap)
+    return {
+        "in": num_in,
+        "kept": kept,
+        "dropped": {reason: dropped[reason] for reason in (*BROKEN, *STEPS)},
+        "first": first,
+        "queries": len(preparation.overlaps),
+        "overlaps": {
+            str(index.ngram): sum(count for length, count in decided.items() if length >= index.ngram)
+            for index in reversed(screen.indices)
+        },
+        "candidates": candidates,
+        "ngram": ngram,
+        "max_responses": max_responses,
+        "against": [{"file": str(f.path), "field": f.column, "texts": len(f.texts)} for f in benchmarks],
+        "files": {
+            "kept": str(paths[""]),
+            "dropped": str(paths[".dropped"]),
+            "candidates": str(paths[".candidates"]) if candidates else None,
+        },
+    }
+
+
+def query_key(messages: Sequence[Message]) -> bytes:
+    """16 bytes that are equal for equal queries: what the user says, whatever its case and spacing."""
+    words = [" ".join(m["content"].casefold().split()) for m in messages if m["role"] == "user"]
+    return hashlib.blake2b("\n".join(words).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def cut_short(messages: Sequence[Message], answers: Sequence[str], finish_reason: object = None) -> str:
+    """What says that a response was not finished; nothing if all were."""
+    if not messages or messages[-1]["role"] != "assistant":
+        return "the last message is not the assistant's"
+    if finish_reason == "length":
+        return "finish_reason is length"
+    return next((why for answer in answers if (why := incomplete(answer))), "")
+
+
+def incomplete(answer: str) -> str:
+    """What a response left open: reasoning, a fence, a box, mathematics, a sentence; nothing if it is complete."""
     said = answer.rpartition("</think>")[2]
-    return (
-        bool(said.strip())
-        and answer.count("<think>") == answer.count("</think>")
-        and answer.count("```") % 2 == 0
-        and ("\\boxed{" not in said or said.count("{") == said.count("}"))
-    )
+    if answer.count("<think>") != answer.count("</think>"):
+        return "<think> and </think> do not pair"
+    if not said.strip():
+        return "nothing is said" + (" after </think>" if answer.strip() else "")
+    if answer.count("```") % 2:
+        return "a code fence is open"
+    prose = re.sub(r"`[^`\n]*`", "", "".join(said.split("```")[::2])).replace("\\\\", "")
+    if not all(_closes(prose, box.end()) for box in re.finditer(r"\\boxed\s*\{", prose)):
+        return "a \\boxed{ is open"
+    for opening, closing in (("\\[", "\\]"), ("\\(", "\\)"), ("\\begin{", "\\end{")):
+        if prose.count(opening) != prose.count(closing):
+            return f"{opening} and {closing} do not pair"
+    end = said.rstrip()
+    if end[-1] in ",=([{" and len(end.split()) > 1:
+        return f"it ends with {end[-1]!r}"
+    return ""
 
 
-def mixes_languages(query: str, answer: str, *, most: float = 0.05) -> bool:
-    """Whether over `most` of the answer's letters are of a script the query does not use; code fences do not count."""
-    prose = "".join(answer.split("```")[::2])
-    known = set(map(_script, filter(str.isalpha, query))) | {"LATIN", "GREEK"}
-    letters = [_script(c) for c in prose if c.isalpha()]
-    return bool(letters) and sum(script not in known for script in letters) / len(letters) > most
+def mixed_language(query: str, answers: Sequence[str], *, most: float = MOST_FOREIGN) -> str:
+    """Which script of a response the query does not use, if over `most` of the response's letters are foreign to it.
+
+    Latin and Greek are never foreign, nor is the script of a language that the query names; code fences do not count.
+    """
+    known = {"LATIN", "GREEK", *map(_script, set(query))}
+    known |= {script for name, script in SCRIPT_OF.items() if re.search(rf"\b{name}\b", query, re.IGNORECASE)}
+    if known & {"HIRAGANA", "KATAKANA"}:
+        known |= {"HIRAGANA", "KATAKANA", "CJK"}
+    for answer in answers:
+        letters: Counter[str] = Counter()
+        for letter, count in Counter("".join(answer.split("```")[::2])).items():
+            letters[_script(letter)] += count
+        del letters[""]
+        foreign = Counter({script: n for script, n in letters.items() if script not in known})
+        share = foreign.total() / max(1, letters.total())
+        if share > most:
+            return (
+                f"{100 * share:.0f} % of the letters are foreign to the query, {foreign.most_common(1)[0][0]} above all"
+            )
+    return ""
 
 
-def samples(conversations: Iterable[Sequence[Message]], chat: Chat, context: int) -> list[Sample]:
-    """Conversations ready to pack, loss on the assistant's tokens only; those longer than the context are left out."""
-    rendered = (chat.render_training(messages) for messages in conversations)
-    return [Sample(ids, weights) for ids, weights in rendered if len(ids) <= context]
+SCRIPT_OF = {
+    **dict.fromkeys(("chinese", "mandarin", "cantonese", "hanzi", "kanji"), "CJK"),
+    **dict.fromkeys(("japanese", "hiragana"), "HIRAGANA"),
+    **dict.fromkeys(("korean", "hangul"), "HANGUL"),
+    **dict.fromkeys(("russian", "ukrainian", "bulgarian", "serbian", "belarusian", "kazakh", "cyrillic"), "CYRILLIC"),
+    **dict.fromkeys(("arabic", "persian", "farsi", "urdu"), "ARABIC"),
+    **dict.fromkeys(("hindi", "sanskrit", "marathi", "nepali", "devanagari"), "DEVANAGARI"),
+    **dict.fromkeys(("bengali", "bangla"), "BENGALI"),
+    **{name.lower(): name for name in ("HEBREW", "THAI", "TAMIL", "TELUGU", "ARMENIAN", "GEORGIAN")},
+}
+"""Languages that a query may ask for by name."""
 
 
+def samples(conversations: Iterable[Sequence[Message]], chat: Chat, context: int) -> Iterator[Sample]:
+    """Conversations ready to pack, loss on the assistant's tokens only.
+
+    Those longer than `context` do not come out: what is missing, compared with what went in, is too long.
+    """
+    for messages in conversations:
+        ids, weights = chat.render_training(messages)
+        if len(ids) <= context:
+            yield Sample(np.array(ids, np.int32), np.array(weights, np.float32))
+
+
+class _Shown:
+    """Up to NUM_SHOWN rows of each reason, chosen by a hash of their place: an even sample that never changes."""
+
+    def __init__(self) -> None:
+        self._heaps: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
+
+    def add(self, number: int, row: dict[str, Any]) -> None:
+        heap = self._heaps.setdefault(row["reason"], [])
+        chance = int.from_bytes(hashlib.blake2b(str(number).encode(), digest_size=8).digest(), "big")
+        heapq.heappush(heap, (-chance, number, row))
+        if len(heap) > NUM_SHOWN:
+            heapq.heappop(heap)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """By reason, in the order of arrival."""
+        for reason in (*BROKEN, *STEPS):
+            yield from (row for _, _, row in sorted(self._heaps.get(reason, ()), key=lambda entry: entry[1]))
+
+
+def _candidate(messages: Sequence[Message], overlap: Overlap, screen: Screen) -> dict[str, Any]:
+    match = overlap.match
+    query = "\n".join(message["content"] for message in messages if message["role"] == "user")
+    held_out = screen.texts[match.item]
+    return {
+        "ngram": overlap.ngram,
+        "matched": match.gram,
+        "num_items": match.num_items,
+        "share": round(share_found(query, held_out, ngram=min(8, screen.ngram)), 3),
+        "query": query,
+        "benchmark": held_out,
+    }
+
+
+def _closes(text: str, start: int) -> bool:
+    """Whether a brace opened just before `start` is closed; escaped ones do not count."""
+    depth = 1
+    for brace in re.finditer(r"\\[{}]|([{}])", text[start:]):
+        depth += {"{": 1, "}": -1}.get(brace[1], 0)
+        if depth == 0:
+            return True
+    return False
+
+
+@lru_cache(maxsize=1 << 16)
 def _script(letter: str) -> str:
-    return unicodedata.name(letter, "UNKNOWN").split(" ", 1)[0]
+    """The script of a letter, nothing for what is none; mathematical and wide forms are the letters they stand for."""
+    plain = unicodedata.normalize("NFKC", letter)[0]
+    if not plain.isalpha():
+        return ""
+    name = re.split(r"[ -]", unicodedata.name(plain, "UNKNOWN"), maxsplit=1)[0]
+    return {"IDEOGRAPHIC": "CJK", "MODIFIER": ""}.get(name, name)
+
+
+def _json(row: dict[str, Any]) -> bytes:
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+
+
+def _sync(*files: Any) -> None:
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())

@@ -123,6 +123,35 @@ def test_a_template_that_rewrites_the_past_is_refused_for_training() -> None:
         Chat(TOKENIZER, last_only).render_training([user("a"), assistant("b")])
 
 
+TURN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}END{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"  # noqa: E501
+
+
+def test_a_template_without_line_breaks_between_turns_gives_the_right_spans() -> None:
+    chat = Chat(TOKENIZER, TURN.replace("END", "<|im_end|>"))
+    ids, weights = chat.render_training([user("a\nb"), assistant("c\nd"), user("e"), assistant("f")])
+    taught = [t for t, w in zip(ids, weights, strict=True) if w]
+    assert TOKENIZER.decode(taught, skip_special_tokens=False) == "c\nd<|im_end|>f<|im_end|>"
+
+
+def test_the_templates_own_end_of_a_turn_is_learnt_and_stops_generation(tmp_path: Path) -> None:
+    base = Chat.load(folder_of(tmp_path / "base", QWEN2_TEMPLATE, eos_token="<|endoftext|>"))  # as Qwen2's base has it
+    end, im_end = (TOKENIZER.token_to_id(token) for token in ("<|endoftext|>", "<|im_end|>"))
+    assert base.stop_token_ids == (end, im_end)
+    ids, weights = base.render_training([user("a"), assistant("4")])
+    assert [t for t, w in zip(ids, weights, strict=True) if w] == [*CHAT.encode("4"), im_end]
+
+
+def test_a_template_that_cannot_be_trained_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="ends the answer of message 1 with 'bEND', which is no special token"):
+        Chat(TOKENIZER, TURN).render_training([user("a"), assistant("b")])
+    thinks = CHAT_TEMPLATE.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    with pytest.raises(ValueError, match=r"opens the answer of message 1 with .* one to be written with .*<think>"):
+        Chat(TOKENIZER, thinks).render_training([user("a"), assistant("b")])
+    ids, weights = Chat(TOKENIZER, thinks).render_training([user("a"), assistant("<think>\nso\n</think>\nb")])
+    taught = TOKENIZER.decode([t for t, w in zip(ids, weights, strict=True) if w], skip_special_tokens=False)
+    assert taught == "so\n</think>\nb<|im_end|>"
+
+
 def test_a_template_cannot_reach_python(tmp_path: Path) -> None:
     from jinja2.exceptions import SecurityError
 
