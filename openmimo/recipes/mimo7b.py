@@ -10,6 +10,7 @@ from openmimo.eval.run import EvalConfig
 from openmimo.model.config import MiMoConfig
 from openmimo.recipes import Recipe
 from openmimo.rl.train import RLConfig
+from openmimo.train.compute import ComputeConfig
 from openmimo.train.draft import DraftConfig
 from openmimo.train.pretrain import PretrainConfig
 from openmimo.train.sft import SFTConfig
@@ -28,7 +29,12 @@ def mimo7b() -> Recipe:
     return Recipe(
         name="mimo7b",
         model=MiMoConfig(),  # MiMo 2.2, released checkpoint
-        pretrain=PretrainConfig(stages=stages, micro_rows=1),  # MiMo 2.3
+        pretrain=PretrainConfig(  # MiMo 2.3
+            stages=stages,
+            micro_rows=1,
+            # Ours: 32,768 slots fit a GPU of 80 GB only so.
+            compute=ComputeConfig(dtype="bfloat16", compile=True, recompute="full", shard=True),
+        ),
         sft=SFTConfig(micro_rows=1),  # MiMo 3.1
         draft=DraftingConfig(train=DraftConfig(micro_rows=1)),  # MiMo 2.2: three layers; the rest ours
         rl=RLConfig(micro_rows=1),  # MiMo 3.3.3
