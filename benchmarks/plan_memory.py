@@ -3,12 +3,13 @@
     python benchmarks/plan_memory.py [benchmarks/results/plan_memory.json]
 
 Several shapes x {float32, bfloat16} x recompute {none, selective, full}, Muon, one long row, and FSDP2 over two ranks.
-Every case is a process of its own, single-threaded: a step of a model of no size first, so that libraries are in place; then
+Every case is a process of its own, single-threaded: steps of a tiny model first, so that libraries are in place; then
 the model, its optimizer and two real `train_step`s. Measured are
 
-- `rss`: the largest resident memory (VmHWM, reset just before the model is made) over the resident memory then: all that
-  the process took, tensors or not. glibc is told to give freed blocks of 64 KiB and more back (MALLOC_MMAP_THRESHOLD_),
-  as PyTorch's own allocator on a GPU would reuse them; otherwise its free lists, not the step, are measured.
+- `rss`: the largest resident memory (VmHWM, reset just before the model is made) over the resident memory then: all
+  that the process took, tensors or not. glibc is told to give freed blocks of 64 KiB and more back
+  (MALLOC_MMAP_THRESHOLD_), as PyTorch's own allocator on a GPU would reuse them; otherwise its free lists, not the
+  step, are measured.
 - `allocated`: tensors alone: the state's bytes and the largest sum of PyTorch's allocations and frees in a third step
   (torch.profiler). What a GPU calls max_memory_allocated.
 

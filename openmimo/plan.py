@@ -48,8 +48,8 @@ def plan_of(recipe: Recipe, cluster: Cluster | None = None, *, at: Sequence[floa
             }
             for context in contexts
         },
-        "schedule": [row_at(recipe.pretrain, tokens) for tokens in boundaries(recipe.pretrain)],
-        **({"at": [row_at(recipe.pretrain, tokens) for tokens in at]} if at else {}),
+        "schedule": rows_at(recipe.pretrain, boundaries(recipe.pretrain)),
+        **({"at": rows_at(recipe.pretrain, at)} if at else {}),
         "memory": memory_plan(recipe, cluster),
         **({"time": time_plan(recipe, cluster)} if cluster else {}),
         "pretrain_tokens": recipe.pretrain.total_tokens,
@@ -79,17 +79,38 @@ def boundaries(config: PretrainConfig) -> list[float]:
 
 def row_at(config: PretrainConfig, tokens: float) -> dict[str, Any]:
     """The first step that begins at or after `tokens`, and every setting at exactly that count."""
-    settings = dataclasses.asdict(settings_at(config, tokens))
-    settings.pop("mixture")
-    return {"tokens": tokens, "step": steps_before(config, tokens), **settings}
+    return rows_at(config, [tokens])[0]
+
+
+def rows_at(config: PretrainConfig, marks: Sequence[float]) -> list[dict[str, Any]]:
+    """`row_at` of every mark, in one walk over the run."""
+    steps = _steps_before(config, marks)
+    rows = []
+    for tokens in marks:
+        settings = dataclasses.asdict(settings_at(config, tokens))
+        settings.pop("mixture")
+        rows.append({"tokens": tokens, "step": steps[tokens], **settings})
+    return rows
 
 
 def steps_before(config: PretrainConfig, tokens: float) -> int:
     """Steps that begin before `tokens`."""
-    stages = [s for s in config.stages if s.until_tokens < tokens]
-    rest = next((s for s in config.stages if s.until_tokens >= tokens), None)
-    cut = [*stages, dataclasses.replace(rest, until_tokens=tokens)] if rest else stages
-    return count_steps(dataclasses.replace(config, stages=tuple(cut))) if tokens > 0 else 0
+    return _steps_before(config, [tokens])[tokens]
+
+
+def _steps_before(config: PretrainConfig, marks: Sequence[float]) -> dict[float, int]:
+    found: dict[float, int] = {}
+    tokens, steps = 0.0, 0
+    for mark in sorted(marks):
+        while tokens < mark:
+            now = settings_at(config, tokens)
+            per_step = now.batch_sequences * now.context
+            end = min(mark, next((s.until_tokens for s in config.stages if tokens < s.until_tokens), mark))
+            stride = 1 if tokens < config.batch_ramp_tokens else max(1, -int(-(end - tokens) // per_step))
+            steps += stride
+            tokens += stride * per_step
+        found[mark] = steps
+    return found
 
 
 def check_stages(config: PretrainConfig) -> None:
@@ -98,22 +119,25 @@ def check_stages(config: PretrainConfig) -> None:
     Raises:
         ValueError: naming the stage, its tokens and the least right number.
     """
-    began, steps = 0.0, 0
+    began = 0.0
     for number, stage in enumerate(config.stages, 1):
         if not stage.until_tokens > began:
             raise ValueError(
                 f"stage {number} ends at {stage.until_tokens:.6g} tokens, not after stage {number - 1}'s end at "
                 f"{began:.6g}; pretrain.stages must grow"
             )
+        began = stage.until_tokens
+    ends = _steps_before(config, [0.0, *(stage.until_tokens for stage in config.stages)])
+    began = 0.0
+    for number, stage in enumerate(config.stages, 1):
         now = settings_at(config, began)
         step_tokens = now.batch_sequences * now.context
-        ends = steps_before(config, stage.until_tokens)
-        if stage.until_tokens - began < step_tokens or ends == steps:
+        if stage.until_tokens - began < step_tokens or ends[stage.until_tokens] == ends[began]:
             raise ValueError(
                 f"stage {number} has {stage.until_tokens - began:,.6g} tokens, too few for one step of "
                 f"{now.batch_sequences:,} sequences of {now.context:,} ({step_tokens:,} tokens)"
             )
-        began, steps = stage.until_tokens, ends
+        began = stage.until_tokens
 
 
 def token_counts(text: str, config: PretrainConfig) -> list[float]:
@@ -144,7 +168,7 @@ def table(plan: dict[str, Any]) -> None:
     counts = plan["parameters"]
     console.print(
         f"{plan['recipe']}: {counts['total']:,} parameters ({counts['trunk']:,} trunk + {counts['mtp']:,} MTP), "
-        f"{plan['pretrain_tokens']:.5g} pre-training tokens in {plan['pretrain_steps']:,} steps"
+        f"{_amount(plan['pretrain_tokens'])} pre-training tokens in {plan['pretrain_steps']:,} steps"
     )
 
     def show(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -170,7 +194,7 @@ def table(plan: dict[str, Any]) -> None:
             show(
                 title,
                 [HEADERS.get(name, name) for name in plan[key][0]],
-                [[f"{v:,.6g}" if isinstance(v, float) else f"{v:,}" for v in row.values()] for row in plan[key]],
+                [[_amount(row.pop("tokens")), *map(_number, row.values())] for row in map(dict, plan[key])],
             )
     _show_memory(console, show, plan["memory"])
     if "time" in plan:
@@ -186,6 +210,18 @@ def table(plan: dict[str, Any]) -> None:
         f"draft: {draft['layers']} MTP layers, {draft['parameters']:,} parameters tuned for {draft['steps']} steps; "
         f"RL: {rl['steps']} steps of {rl['responses_per_step']:,} responses, {rl['updates_per_step']} updates each"
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
+
+
+def _amount(tokens: float) -> str:
+    """Tokens as the paper writes them."""
+    for unit, size in (("T", 1e12), ("B", 1e9)):
+        if tokens >= size:
+            return f"{tokens / size:,.8g} {unit}"
+    return f"{tokens:,.10g}"
 
 
 def _show_memory(console: Any, show: Any, memory: dict[str, Any]) -> None:
