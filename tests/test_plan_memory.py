@@ -1,6 +1,7 @@
 """The memory that is predicted is the memory that tensors of a real training step take."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,9 @@ CASES = {
         for mode, passes in (("none", 1), ("selective", 2), ("full", 2))
     },
     "chunks": (MODEL, Layout(2, 256, chunk_tokens=100)),
-    "many layers, few slots": (MiMoConfig(**{**vars(MODEL), "num_hidden_layers": 6}), Layout(1, 64, passes=1)),
-    "no MTP": (MiMoConfig(**{**vars(MODEL), "num_nextn_predict_layers": 0}), Layout(2, 256, passes=1)),
-    "two MTP layers": (MiMoConfig(**{**vars(MODEL), "num_nextn_predict_layers": 2}), Layout(2, 256, passes=1)),
+    "many layers, few slots": (replace(MODEL, num_hidden_layers=6), Layout(1, 64, passes=1)),
+    "no MTP": (replace(MODEL, num_nextn_predict_layers=0), Layout(2, 256, passes=1)),
+    "two MTP layers": (replace(MODEL, num_nextn_predict_layers=2), Layout(2, 256, passes=1)),
     "Muon": (MODEL, Layout(2, 256, optimizer="muon")),
 }
 
