@@ -634,18 +634,41 @@ def convert(
 
 
 @app.command()
-def plan(recipe: RecipeName, set: Set = None, json: Json = False) -> None:
-    """A recipe's figures before it runs: parameters, FLOPs, schedule.
+def plan(
+    recipe: RecipeName,
+    set: Set = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs: data-parallel ranks with sharded state")] = None,
+    gpu: Annotated[str | None, typer.Option(help="kind: h100 (default), h200, a100, h20, l40s, b200, mi300x")] = None,
+    mfu: Annotated[float | None, typer.Option(help="share of the peak, causal FLOPs; default 0.4")] = None,
+    price: Annotated[float | None, typer.Option(help="dollars a GPU hour instead of a round figure")] = None,
+    context_parallel: Annotated[int, typer.Option(help="GPUs that share a row; planned only, not built")] = 1,
+    tensor_parallel: Annotated[int, typer.Option(help="GPUs that share heads; planned only, not built")] = 1,
+    at: Annotated[str | None, typer.Option(help="schedule at token counts too: 84e9,10.284e12")] = None,
+    json: Json = False,
+) -> None:
+    """A recipe's figures before it runs: parameters, FLOPs, memory, schedule, time, cost. Refuses what cannot run.
 
-    Example: openmimo plan mimo7b
+    Example: openmimo plan mimo7b --gpus 128 --gpu h100 --mfu 0.4
     """
+    from openmimo.cluster import Cluster
     from openmimo.config import with_overrides
-    from openmimo.plan import plan_of, table
+    from openmimo.plan import plan_of, table, token_counts
     from openmimo.recipes import check, load
 
+    cluster = Cluster(
+        1 if gpus is None else gpus,
+        "h100" if gpu is None else gpu,
+        mfu=0.4 if mfu is None else mfu,
+        price=price,
+        context_parallel=context_parallel,
+        tensor_parallel=tensor_parallel,
+    )
+    if gpus is None and (gpu, mfu, price) != (None, None, None):
+        raise ValueError("--gpu, --mfu and --price speak of GPUs: say how many, for example --gpus 128")
     changed = with_overrides(load(recipe), set or [])
     check(changed)
-    found = plan_of(changed)
+    counts = [] if at is None else token_counts(at, changed.pretrain)
+    found = plan_of(changed, None if gpus is None else cluster, at=counts)
     if json:
         _print(found)
         return

@@ -25,6 +25,8 @@ GPUS = {
     "h20": Gpu("NVIDIA H20", 148e12, 96e9, 1.5),
     "h100": Gpu("NVIDIA H100 SXM", 989e12, 80e9, 2.5),
     "h200": Gpu("NVIDIA H200 SXM", 989e12, 141e9, 3.0),
+    "l40s": Gpu("NVIDIA L40S", 362e12, 48e9, 0.9),
+    "mi300x": Gpu("AMD Instinct MI300X", 1307e12, 192e9, 2.5),
     "b200": Gpu("NVIDIA B200", 2250e12, 180e9, 5.0),
 }
 

@@ -10,7 +10,9 @@ import openmimo
 ROOT = Path(openmimo.__file__).parent
 ROOMS = ("data", "model", "judge", "train", "engine", "rollout", "curate", "rl", "eval", "report")
 FLOOR = {"types", "config", "log", "mesh", "checkpoint", "run", "rows", "hardware", "stop"}
-TOP = {"cli", "stages", "recipes", "plan", "talk", "draft", "sft", "doctor", "runs", "__main__"}
+TOP = {
+    "cli", "stages", "recipes", "plan", "cluster", "memory", "talk", "draft", "sft", "doctor", "runs", "__main__",
+}  # fmt: skip
 
 MAY_IMPORT = {
     "rl": {"rollout", "train", "engine", "judge", "data.pack", "data.chat", "report", "model"},

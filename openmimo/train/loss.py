@@ -140,6 +140,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     grad_head_VD.addmm_(grad_CV.T, hidden_ND[part])
                 else:
                     grad_head_VD += grad_CV.T @ hidden_ND[part]
+            del logs_CV, grad_CV  # or they would live beside the next chunk's
         ctx.save_for_backward(grad_hidden_ND, grad_head_VD)
         ctx.head_dtype = head_VD.dtype
         ctx.mark_non_differentiable(losses_N)
