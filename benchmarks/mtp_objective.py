@@ -113,7 +113,7 @@ def compared(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> dict[str
 
 
 def main() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "openmimo", "data", "tiny", "--out", folder]
         subprocess.run(command, check=True, capture_output=True)
