@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/pretrain_speed.py [benchmarks/results/pretrain_speed.json]
 
---only "5M bfloat16" measures one size and precision. Tokens per CPU-second of whole steps (data, forward, loss, backward, clip to 1.0, fused AdamW) at two sizes, in float32
+Tokens per CPU-second of whole steps (data, forward, loss, backward, clip to 1.0, fused AdamW) at two sizes, in float32
 and bfloat16: 8 rows of 512 tokens, one document a row, so that nobody needs a mask; vocabulary 4,096; one thread each.
 Ours is compiled, without MTP; with MTP it stands beside, and does more. Everyone is a process of its own, and all step
-in turn.
+in turn. `--only "5M bfloat16"` measures one size and precision.
 
 Peers run at their best. Of each peer's variants (transformers eager or compiled, the others compiled as their own
 trainers do; in bfloat16 autocast over float32 weights, or bfloat16 weights with float32 masters; litgpt's loss whole or
