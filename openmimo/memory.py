@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from openmimo.model.attention import LONG
 from openmimo.model.config import MiMoConfig
 
 Recompute = Literal["none", "selective", "full"]
@@ -47,7 +48,7 @@ class Layout:
     """As in `PretrainConfig`."""
     mtp: bool = True
     device: Literal["cpu", "cuda"] = "cpu"
-    """On a CPU norms keep float32 copies and attention reads a mask of context x context."""
+    """On a CPU norms keep float32 copies, and attention reads a mask of context x context in rows below LONG slots."""
     context_parallel: int = 1
     """Ranks that share a row; each gathers the keys and values of one layer."""
     tensor_parallel: int = 1
@@ -224,7 +225,8 @@ class _Activations:
         norm = size * hidden + 4 if cuda else 8 * hidden + 4
         shared = 0 if mixed and not cuda else size * hidden  # its input is the residual stream itself
         normed = norm + size * hidden
-        scores = 4 * heads  # the log of each softmax's sum
+        # The log of each softmax's sum; in blocks it is formed again.
+        scores = 4 * heads if cuda or layout.context < LONG else 0.0
         block = 2 * normed + size * (2 * q_out + 2 * kv_out) + scores + 4 * size * ffn
         # Two norms whose results are joined, and the projection of that.
         joined = 2 * norm + 2 * size * hidden - shared
@@ -245,7 +247,8 @@ class _Activations:
         back = slots * size * (hidden + 2 * ffn)
         end = norm + size * hidden + 1
         gathered = 2 * size * kv_out * layout.rows * layout.context if layout.context_parallel > 1 else 0.0
-        square = 0.0 if cuda else layout.rows * layout.context**2 / layout.context_parallel
+        masked = not cuda and layout.context < LONG  # longer rows are taken in blocks
+        square = layout.rows * layout.context**2 / layout.context_parallel if masked else 0.0
         return _Activations(
             drafts=drafts,
             inputs=slots * (32 + 8 * model.head_dim * (1 + bool(drafts))),

@@ -22,7 +22,7 @@ from openmimo.model.mimo import MiMo
 from openmimo.model.parallel import shard
 
 Recompute = Literal["none", "selective", "full"]
-KEPT = ("mm", "addmm", "bmm", "_scaled_dot_product")
+KEPT = ("mm", "addmm", "bmm", "_scaled_dot_product", "blocked_attention", "flex_attention")
 """Operations whose results selective recomputation keeps: matrix products and attention."""
 
 
@@ -135,7 +135,7 @@ def _recomputed(forward: Callable[..., Tensor], how: Recompute) -> Callable[...,
 
 
 def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    name = operation.overloadpacket.__name__
+    name = getattr(operation, "overloadpacket", operation).__name__  # a higher-order operator has no overloads
     kept = any(name == kind or (kind[0] == "_" and name.startswith(kind)) for kind in KEPT)
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
