@@ -8,6 +8,7 @@ Fabric's, adds nothing on one CPU.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,5 +59,5 @@ def build(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return plain_step(model, loss, settings["precision"]), {"parameters": num_parameters}
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:]:  # settings; without them it is a module
     serve(build)

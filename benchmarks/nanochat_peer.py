@@ -56,5 +56,5 @@ def build(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return plain_step(model, loss, "float32"), about
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:]:  # settings; without them it is a module
     serve(build)

@@ -16,11 +16,10 @@ from typing import Literal
 
 from openmimo.model.attention import LONG
 from openmimo.model.config import MiMoConfig
+from openmimo.train.loss import chunk_of
 
 Recompute = Literal["none", "selective", "full"]
 PARTS = ("weights", "copies", "optimizer", "gradients", "activations", "attention", "logits", "gather", "reserve")
-CHUNK_BYTES = 1 << 28
-"""Float32 logits of one chunk unless `chunk_tokens` says otherwise; `train.loss.CHUNK_BYTES`."""
 GPU_RESERVE_BYTES, GPU_RESERVE_SHARE = 3e9, 0.05
 """Kept free on a GPU: context, cuBLAS and NCCL buffers; and a share for pieces that no tensor fits in. Ours."""
 
@@ -267,7 +266,7 @@ class _Activations:
 def _logit_bytes(model: MiMoConfig, layout: Layout, slots: float) -> float:
     """What the chunked cross-entropy makes for one chunk."""
     split = layout.tensor_parallel
-    chunk = layout.chunk_tokens or max(1, CHUNK_BYTES // (4 * model.vocab_size))
+    chunk = layout.chunk_tokens or chunk_of(model.vocab_size, layout.device)
     logits = min(chunk, slots) * model.vocab_size / split
     if layout.dtype == "float32":
         return 8 * logits

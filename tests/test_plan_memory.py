@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from openmimo.memory import CHUNK_BYTES, Layout, memory_of
+from openmimo.memory import Layout, memory_of
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mimo import MiMo
-from openmimo.train import loss as train_loss
 from openmimo.train.compute import ComputeConfig, Worker
 from openmimo.train.loss import next_token_loss
 from openmimo.train.optim import OptimConfig, Optimizer
@@ -53,10 +52,6 @@ def test_predicted_memory_is_what_a_steps_tensors_take(name: str) -> None:
     assert memory.parts["weights"] + memory.parts["copies"] + memory.parts["optimizer"] == pytest.approx(
         held(state), rel=0.005
     )
-
-
-def test_a_chunk_is_what_the_loss_takes() -> None:
-    assert CHUNK_BYTES == train_loss.CHUNK_BYTES
 
 
 def trained(config: MiMoConfig, layout: Layout) -> tuple[TrainState, Callable[[], Any]]:

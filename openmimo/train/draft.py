@@ -48,8 +48,8 @@ class DraftConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     micro_rows: int = 0
     """Rows that go through the model at a time; 0 is all."""
-    chunk_tokens: int = 8192
-    """Slots whose logits exist at one time."""
+    chunk_tokens: int = 0
+    """Slots whose logits exist at one time; 0: as `train.loss.chunk_of` says."""
     checkpoint_every: int = 100
     """Steps."""
 

@@ -25,8 +25,11 @@ Metrics = dict[str, Tensor | tuple[Tensor, Tensor]]
 
 Loss = Callable[[MiMo, Batch], tuple[Tensor, Metrics]]
 
-CHUNK_BYTES = 1 << 28
-"""Float32 logits that exist at one time, unless `chunk_tokens` says otherwise."""
+CHUNK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}
+"""Float32 logits that exist at one time: on a CPU what its caches hold, on a GPU enough to keep it busy."""
+
+LEAST_CHUNK = 128
+"""Slots of a chunk at least: fewer would read the head for too little."""
 
 
 def next_token_loss(*, mtp_weight: float, chunk_tokens: int = 0, sources: Sequence[str] = ()) -> Loss:
@@ -34,7 +37,7 @@ def next_token_loss(*, mtp_weight: float, chunk_tokens: int = 0, sources: Sequen
 
     Args:
         mtp_weight: lambda, 0.3 then 0.1 in MiMo 2.3.
-        chunk_tokens: positions whose logits exist at one time; 0: as many as 256 MiB hold.
+        chunk_tokens: positions whose logits exist at one time; 0: as `chunk_of` says.
         sources: names of the numbers in `Batch.sources`; each gets metrics `ce/NAME` and `mtp/NAME` of its own.
     """
 
@@ -103,15 +106,20 @@ def cross_entropy_sum(
         hidden: (R, ..., D), already normed.
         targets: (R, ...), int64.
         weights: (R, ...), float32.
-        chunk_tokens: 0: as many as CHUNK_BYTES of logits hold.
+        chunk_tokens: 0: as `chunk_of` says.
     """
     counts = weights.flatten() > 0
-    chunk = chunk_tokens or max(1, CHUNK_BYTES // (4 * head_VD.shape[0]))
+    chunk = chunk_tokens or chunk_of(head_VD.shape[0], head_VD.device.type)
     total, losses_N = _ChunkedCrossEntropy.apply(
         hidden.flatten(0, -2)[counts], head_VD, targets.flatten()[counts], weights.flatten()[counts], chunk
     )
     by_slot = torch.zeros(counts.shape, device=losses_N.device).masked_scatter(counts, losses_N.detach())
     return total, by_slot.view(weights.shape[0], -1).sum(-1)
+
+
+def chunk_of(vocab_size: int, device: str) -> int:
+    """Slots whose logits are computed at a time, unless a recipe says otherwise."""
+    return max(LEAST_CHUNK, CHUNK_BYTES[device] // (4 * vocab_size))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -92,7 +92,7 @@ class PretrainConfig:
     micro_rows: int = 0
     """Rows that go through the model at a time; 0 is all."""
     chunk_tokens: int = 0
-    """Slots whose logits exist at one time; 0: as many as 256 MiB hold."""
+    """Slots whose logits exist at one time; 0: as `train.loss.chunk_of` says."""
     checkpoint_every: int = 500
     """Steps."""
     keep_last: int = 2

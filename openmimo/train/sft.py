@@ -46,7 +46,7 @@ class SFTConfig:
     micro_rows: int = 0
     """Rows that go through the model at a time; 0 is all."""
     chunk_tokens: int = 0
-    """Slots whose logits exist at one time; 0: as many as 256 MiB hold."""
+    """Slots whose logits exist at one time; 0: as `train.loss.chunk_of` says."""
     checkpoint_every: int = 100
     keep_last: int = 2
     validate_every: int = 0
