@@ -100,10 +100,14 @@ def test_a_small_step_is_not_lost_to_rounding() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_blocks_compute_the_same_within_rounding() -> None:
+def test_compiled_blocks_compute_the_same_within_rounding_and_layers_share_their_code() -> None:
+    from torch._dynamo.utils import counters
+
     _, losses = trained(ComputeConfig())
+    counters.clear()
     _, compiled = trained(ComputeConfig(compile=True))
     assert compiled == pytest.approx(losses, rel=1e-5)
+    assert counters["stats"]["unique_graphs"] == 2  # a block of the trunk and an MTP layer, however many there are
 
 
 @pytest.mark.parametrize("documents", [[[5, 9, 7]], [[3], [4, 5, 6]]])
