@@ -5,7 +5,7 @@
 Tokens per CPU-second of whole steps (data, forward, loss, backward, clip to 1.0, fused AdamW) at two sizes, in float32
 and bfloat16: 8 rows of 512 tokens, one document a row, so that nobody needs a mask; vocabulary 4,096; one thread each.
 Ours is compiled, without MTP; with MTP it stands beside, and does more. Everyone is a process of its own, and all step
-in turn. `--only "5M bfloat16"` measures one size and precision.
+in turn. `--only "5M bfloat16"` measures one size and precision; in the JSON it takes its place beside the others.
 
 Peers run at their best. Of each peer's variants (transformers eager or compiled, the others compiled as their own
 trainers do; in bfloat16 autocast over float32 weights, or bfloat16 weights with float32 masters; litgpt's loss whole or
@@ -18,6 +18,7 @@ stands in `nanochat_peer.py`; it is compared in FLOPs per CPU-second.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -65,18 +66,20 @@ def main() -> None:
     parser.add_argument("--only", choices=WANTED, help="one size and precision")
     parser.add_argument("--rounds", type=int, default=NUM_ROUNDS)
     arguments = parser.parse_args()
-    found = {}
+    result = arguments.result
+    found = json.loads(result.read_text(encoding="utf-8")).get("measured", {}) if result and result.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         tokens = write_tokens(Path(folder) / "tokens.bin")
         for name in [arguments.only] if arguments.only else WANTED:
             size, dtype = name.split()
-            found[name] = measured(size, dtype, tokens, arguments.rounds)
-    record.write(
-        "tokens per CPU-second of training steps against transformers, litgpt and nanochat",
-        "OMP_NUM_THREADS=1 python benchmarks/pretrain_speed.py",
-        {"rows": ROWS, "context": CONTEXT, "vocabulary": VOCABULARY, "wanted of transformers": WANTED, **found},
-        threads=1,
-    )
+            found[name] = {"commit": record.commit(), **measured(size, dtype, tokens, arguments.rounds)}
+            about = {"rows": ROWS, "context": CONTEXT, "vocabulary": VOCABULARY, "wanted of transformers": WANTED}
+            record.write(
+                "tokens per CPU-second of training steps against transformers, litgpt and nanochat",
+                "OMP_NUM_THREADS=1 python benchmarks/pretrain_speed.py",
+                {**about, "measured": found},
+                threads=1,
+            )
 
 
 def write_tokens(path: Path, num_rows: int = 512) -> Path:

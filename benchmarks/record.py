@@ -20,7 +20,7 @@ def write(claim: str, command: str, figures: dict[str, Any], **hardware: Any) ->
     result = {
         "claim": claim,
         "command": command,
-        "commit": _output("git", "rev-parse", "--short", "HEAD"),
+        "commit": commit(),
         "hardware": {
             "cpu": _cpu(),
             "cores": len(os.sched_getaffinity(0)),
@@ -36,6 +36,11 @@ def write(claim: str, command: str, figures: dict[str, Any], **hardware: Any) ->
     for path in [Path(word) for word in sys.argv[1:] if word.endswith(".json")]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n", encoding="utf-8")
+
+
+def commit() -> str:
+    """The one that is checked out, in short."""
+    return _output("git", "rev-parse", "--short", "HEAD")
 
 
 def spread(values: list[float], unit: str = "", digits: int = 3) -> dict[str, Any]:
