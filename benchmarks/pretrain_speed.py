@@ -191,7 +191,7 @@ def check(running: dict[str, TrainProcess]) -> None:
     for name, process in running.items():
         first, nothing = process.ready["losses"][0], float(np.log(VOCABULARY))
         weight = 1.3 if name == WITH_MTP else 1.0
-        if abs(first / weight - nothing) > 0.1:
+        if not -0.1 < first / weight - nothing < 0.3:  # random logits cost a little more
             raise ValueError(f"{name} began with a loss of {first:.3f}, expected {weight * nothing:.3f}")
 
 
