@@ -19,7 +19,7 @@ def nano() -> Recipe:
     return replace(
         base,
         name="nano",
-        data=replace(base.data, max_pages=40),
+        data=replace(base.data, max_pages=40, held_out_share=0.01),
         corpus=CorpusConfig(
             num_documents=400,
             num_lessons=200,

@@ -27,7 +27,7 @@ TOTAL = 1.8e6
 def tiny() -> Recipe:
     return Recipe(
         name="tiny",
-        data=DataConfig(max_pages=600, documents_per_shard=128),
+        data=DataConfig(max_pages=600, documents_per_shard=128, held_out_share=0.0),  # so small a corpus: all of it
         corpus=CorpusConfig(),
         model=MiMoConfig(
             vocab_size=768,
@@ -65,7 +65,6 @@ def tiny() -> Recipe:
             ),
             optim=OptimConfig(kind="muon"),
             checkpoint_every=100,
-            validate_every=100,
         ),
         sft=SFTConfig(
             learning_rate=6e-4,
