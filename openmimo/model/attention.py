@@ -21,7 +21,7 @@ from openmimo.model.mimo import Attend
 BLOCK = 64
 """Queries that `blocked_attention` takes at a time."""
 LONG, LONGEST_WHOLE = 512, 1024
-"""Slots of a row from which it is the faster one, on two threads too, and up to which it is so in rows of one document."""
+"""Slots of a row from which it is faster, on two threads too, and up to which it is so in rows of one document."""
 
 
 def document_mask(document_ids_BT: Tensor) -> Tensor:
