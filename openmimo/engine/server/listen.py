@@ -59,6 +59,7 @@ def listen(app: FastAPI, *, host: str, port: int, api_key: str = "") -> None:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(2048)  # from here on connections wait, and the line below is true
     except OSError as error:
         raise ValueError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     if not api_key and not host.startswith(LOOPBACK):
