@@ -13,7 +13,7 @@ from typing import Any
 from openmimo.cluster import Cluster, check_cluster, memory_plan, time_plan
 from openmimo.model.flops import flops_per_token
 from openmimo.recipes import Recipe
-from openmimo.train.pretrain import PretrainConfig, count_steps, settings_at
+from openmimo.train.pretrain import PretrainConfig, count_steps, settings_at, walk
 
 HEADERS = {"learning_rate": "rate", "batch_sequences": "batch", "mtp_weight": "MTP", "rope_theta": "RoPE base"}
 SHORT = {"optimizer": "optim.", "gradients": "grads", "activations": "activ.", "attention": "attn"}
@@ -102,13 +102,8 @@ def _steps_before(config: PretrainConfig, marks: Sequence[float]) -> dict[float,
     found: dict[float, int] = {}
     tokens, steps = 0.0, 0
     for mark in sorted(marks):
-        while tokens < mark:
-            now = settings_at(config, tokens)
-            per_step = now.batch_sequences * now.context
-            end = min(mark, next((s.until_tokens for s in config.stages if tokens < s.until_tokens), mark))
-            stride = 1 if tokens < config.batch_ramp_tokens else max(1, -int(-(end - tokens) // per_step))
-            steps += stride
-            tokens += stride * per_step
+        more, tokens = walk(config, tokens, mark)
+        steps += more
         found[mark] = steps
     return found
 

@@ -35,11 +35,11 @@ def write_rows(path: Path, rows: Iterable[Any]) -> int:
     return count
 
 
-def read_rows(path: Path, fields: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file, gzipped or not, that all have `fields`.
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines that are not blank with their numbers, from 1, of a file, gzipped or not.
 
     Raises:
-        ValueError: for a missing or torn file, a line that is no JSON object or lacks a field, with its number.
+        ValueError: for a missing file or a torn gzip file.
     """
     if not path.is_file():
         raise missing_file(path)
@@ -52,18 +52,27 @@ def read_rows(path: Path, fields: Sequence[str] = ()) -> Iterator[dict[str, Any]
                 return
             except (gzip.BadGzipFile, EOFError) as error:
                 raise ValueError(f"{path} is no whole gzip file: {error}") from error
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}:{number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number} is a {type(row).__name__}, expected an object")
-            lacking = [name for name in fields if name not in row]
-            if lacking:
-                raise ValueError(f"{path}:{number} lacks {lacking[0]!r}; it has {', '.join(sorted(row))}")
-            yield row
+            if line.strip():
+                yield number, line
+
+
+def read_rows(path: Path, fields: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file, gzipped or not, that all have `fields`.
+
+    Raises:
+        ValueError: for a missing or torn file, a line that is no JSON object or lacks a field, with its number.
+    """
+    for number, line in read_lines(path):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}:{number} is a {type(row).__name__}, expected an object")
+        lacking = [name for name in fields if name not in row]
+        if lacking:
+            raise ValueError(f"{path}:{number} lacks {lacking[0]!r}; it has {', '.join(sorted(row))}")
+        yield row
 
 
 def read_problems(path: Path) -> list[Problem]:

@@ -7,14 +7,13 @@ as the former. All other keys are kept, of rows and of messages. Left out: tool 
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openmimo.config import missing_file
+from openmimo.rows import read_lines
 
 ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
 """Roles, and what ShareGPT calls them."""
@@ -49,23 +48,11 @@ def read_conversations(path: Path) -> Iterator[Line]:
     Raises:
         ValueError: for a missing file or a torn gzip file.
     """
-    if not path.is_file():
-        raise missing_file(path)
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        lines = enumerate(file, 1)
-        while True:
-            try:
-                number, line = next(lines)
-            except StopIteration:
-                return
-            except (gzip.BadGzipFile, EOFError) as error:
-                raise ValueError(f"{path} is no whole gzip file: {error}") from error
-            if not line.strip():
-                continue
-            try:
-                yield Line(number, conversation_from(line))
-            except _Broken as error:
-                yield Line(number, {}, error.reason, error.detail, line[:2000].decode("utf-8", "replace").strip())
+    for number, line in read_lines(path):
+        try:
+            yield Line(number, conversation_from(line))
+        except _Broken as error:
+            yield Line(number, {}, error.reason, error.detail, line[:2000].decode("utf-8", "replace").strip())
 
 
 def conversation_from(line: bytes) -> dict[str, Any]:

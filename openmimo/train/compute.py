@@ -116,7 +116,7 @@ def _hand_over(master: nn.Parameter, copy: Tensor) -> None:
 
 
 def _prepare(model: MiMo, config: ComputeConfig) -> None:
-    """Wrap every block's and MTP layer's forward."""
+    """Wrap every block's and MTP layer's forward, not the module: FSDP2's hooks stay outside of what is compiled."""
     if config.compile:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder()))
     layers = [*model.model.layers, *(model.model.mtp_layers if model.config.num_nextn_predict_layers else ())]
@@ -124,7 +124,7 @@ def _prepare(model: MiMo, config: ComputeConfig) -> None:
         if config.recompute != "none":
             layer.forward = _recomputed(layer.forward, config.recompute)
         if config.compile:
-            layer.compile(dynamic=False)
+            layer.forward = torch.compile(layer.forward, dynamic=False)
 
 
 def _recomputed(forward: Callable[..., Tensor], how: Recompute) -> Callable[..., Tensor]:

@@ -307,16 +307,24 @@ def perplexities(worker: Worker, held_out: Mapping[str, Batch], *, rows_at_once:
 
 
 def count_steps(config: PretrainConfig, tokens: float = 0.0) -> int:
-    """Steps from `tokens` to the end. Walks the ramp step by step, the constant stretches at once."""
+    """Steps from `tokens` to the end."""
+    return walk(config, tokens, config.total_tokens)[0]
+
+
+def walk(config: PretrainConfig, tokens: float, until: float) -> tuple[int, float]:
+    """Steps that begin at `tokens` or after and before `until`, and the tokens at which the next one begins.
+
+    Walks the ramp step by step, the constant stretches at once.
+    """
     steps = 0
-    while tokens < config.total_tokens:
+    while tokens < until:
         now = settings_at(config, tokens)
         per_step = now.batch_sequences * now.context
-        end = next(s.until_tokens for s in config.stages if tokens < s.until_tokens)
+        end = min(until, next((s.until_tokens for s in config.stages if tokens < s.until_tokens), until))
         stride = 1 if tokens < config.batch_ramp_tokens else max(1, -int(-(end - tokens) // per_step))
         steps += stride
         tokens += stride * per_step
-    return steps
+    return steps, tokens
 
 
 def seeded_model(model: MiMo, seed: int) -> MiMo:
