@@ -1,5 +1,5 @@
-"""Only the compiled parts; everything else stands in pyproject.toml. Without a C compiler the judge and the engine do
-without, the engine much slower; without OpenMP the engine's kernels run on one thread."""
+"""Only the compiled parts; everything else stands in pyproject.toml. Without a C compiler the judge, the engine
+and training do without, the engine much slower; without OpenMP kernels run on one thread."""
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -25,12 +25,16 @@ setup(
     cmdclass={"build_ext": Build},
     ext_modules=[
         Extension("openmimo.judge.sandbox._spawn", ["openmimo/judge/sandbox/_spawn.c"], optional=True),
-        Extension(
-            "openmimo.engine._kernels",
-            ["openmimo/engine/_kernels.c"],
-            extra_compile_args=["-O3", "-fno-math-errno", "-Wno-psabi", OPENMP],
-            extra_link_args=[OPENMP],
-            optional=True,
+        *(
+            Extension(
+                f"openmimo.{room}._kernels",
+                [f"openmimo/{room}/_kernels.c"],
+                depends=[f"openmimo/{room}/_kernels.h"],
+                extra_compile_args=["-O3", "-fno-math-errno", "-Wno-psabi", OPENMP],
+                extra_link_args=[OPENMP],
+                optional=True,
+            )
+            for room in ("engine", "model")
         ),
     ],
 )

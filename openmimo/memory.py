@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from openmimo.model.attention import LONG
+from openmimo.model.attention import takes_tiles
 from openmimo.model.config import MiMoConfig
 from openmimo.train.loss import chunk_of
 
@@ -47,7 +47,7 @@ class Layout:
     """As in `PretrainConfig`."""
     mtp: bool = True
     device: Literal["cpu", "cuda"] = "cpu"
-    """On a CPU norms keep float32 copies, and attention reads a mask of context x context in rows below LONG slots."""
+    """On a CPU norms keep float32 copies, and attention that cannot go by tiles reads a mask of context x context."""
     context_parallel: int = 1
     """Ranks that share a row; each gathers the keys and values of one layer."""
     tensor_parallel: int = 1
@@ -224,8 +224,7 @@ class _Activations:
         norm = size * hidden + 4 if cuda else 8 * hidden + 4
         shared = 0 if mixed and not cuda else size * hidden  # its input is the residual stream itself
         normed = norm + size * hidden
-        # The log of each softmax's sum; in blocks it is formed again.
-        scores = 4 * heads if cuda or layout.context < LONG else 0.0
+        scores = 4 * heads  # the log of each softmax's sum
         block = 2 * normed + size * (2 * q_out + 2 * kv_out) + scores + 4 * size * ffn
         # Two norms whose results are joined, and the projection of that.
         joined = 2 * norm + 2 * size * hidden - shared
@@ -246,7 +245,7 @@ class _Activations:
         back = slots * size * (hidden + 2 * ffn)
         end = norm + size * hidden + 1
         gathered = 2 * size * kv_out * layout.rows * layout.context if layout.context_parallel > 1 else 0.0
-        masked = not cuda and layout.context < LONG  # longer rows are taken in blocks
+        masked = not cuda and not takes_tiles(model.head_dim)
         square = layout.rows * layout.context**2 / layout.context_parallel if masked else 0.0
         return _Activations(
             drafts=drafts,
@@ -268,8 +267,10 @@ def _logit_bytes(model: MiMoConfig, layout: Layout, slots: float) -> float:
     split = layout.tensor_parallel
     chunk = layout.chunk_tokens or chunk_of(model.vocab_size, layout.device)
     logits = min(chunk, slots) * model.vocab_size / split
+    table = model.vocab_size * model.hidden_size / split
+    if layout.device == "cpu":
+        # The gradient takes the logits' place. In bfloat16 the head's from a chunk is converted to be added up.
+        return 4 * logits if layout.dtype == "float32" else 2 * logits + 6 * table
     if layout.dtype == "float32":
         return 8 * logits
-    # The head's gradient from a chunk, in bfloat16; a CPU converts it to add it up.
-    table = model.vocab_size * model.hidden_size / split * (2 if layout.device == "cuda" else 6)
-    return max(8 * logits, 6 * logits + table)
+    return max(8 * logits, 6 * logits + 2 * table)

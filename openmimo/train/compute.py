@@ -22,7 +22,7 @@ from openmimo.model.mimo import MiMo
 from openmimo.model.parallel import shard
 
 Recompute = Literal["none", "selective", "full"]
-KEPT = ("mm", "addmm", "bmm", "_scaled_dot_product", "blocked_attention", "flex_attention")
+KEPT = ("mm", "addmm", "bmm", "_scaled_dot_product", "tiled_attention", "flex_attention")
 """Operations whose results selective recomputation keeps: matrix products and attention."""
 
 
@@ -31,8 +31,8 @@ class ComputeConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What blocks, MTP layers and head are computed in; masters, optimizer state and sums over losses are float32."""
     compile: bool = False
-    """torch.compile of the blocks. The first start compiles, about a minute; later ones find it in the cache on disk
-    ($TORCHINDUCTOR_CACHE_DIR, else ~/.cache/openmimo/compiled)."""
+    """torch.compile of blocks and norms. The first start compiles, about a minute; later ones find it in the cache on
+    disk ($TORCHINDUCTOR_CACHE_DIR, else ~/.cache/openmimo/compiled)."""
     recompute: Recompute = "none"
     """Activation checkpointing: `full` keeps each block's input alone, `selective` also what matrix products gave."""
     shard: bool = False
@@ -125,6 +125,9 @@ def _prepare(model: MiMo, config: ComputeConfig) -> None:
             layer.forward = _recomputed(layer.forward, config.recompute)
         if config.compile:
             layer.forward = torch.compile(layer.forward, dynamic=False)
+    for norm in (model.model.norm, *(layer.final_layernorm for layer in layers[len(model.model.layers) :])):
+        if config.compile:
+            norm.forward = torch.compile(norm.forward, dynamic=False)
 
 
 def _recomputed(forward: Callable[..., Tensor], how: Recompute) -> Callable[..., Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openmimo.model.attention import packed_attention
+from openmimo.model.kernels import kernels
 from openmimo.model.mimo import MiMo
 from openmimo.types import Batch
 
@@ -134,21 +135,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         losses_N = torch.empty(hidden_ND.shape[0], dtype=torch.float32, device=hidden_ND.device)
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
-            targets_C1, weights_C1 = targets_N[part, None], weights_N[part, None]
-            logs_CV = F.log_softmax((hidden_ND[part] @ head_VD.T).float(), dim=-1)
-            losses_N[part] = -(logs_CV.gather(-1, targets_C1) * weights_C1)[:, 0]
+            logits_CV = hidden_ND[part] @ head_VD.T
+            losses_N[part], grad_CV = _cross_entropy(logits_CV, targets_N[part], weights_N[part], learns)
             if grad_hidden_ND is None:
                 continue
-            grad_CV = logs_CV.exp_()
-            grad_CV.scatter_add_(-1, targets_C1, grad_CV.new_full((1, 1), -1.0).expand(targets_C1.shape))
-            grad_CV = grad_CV.mul_(weights_C1).to(hidden_ND.dtype)
             torch.mm(grad_CV, head_VD, out=grad_hidden_ND[part])
             if grad_head_VD is not None:
                 if grad_CV.dtype == torch.float32:
                     grad_head_VD.addmm_(grad_CV.T, hidden_ND[part])
                 else:
                     grad_head_VD += grad_CV.T @ hidden_ND[part]
-            del logs_CV, grad_CV  # or they would live beside the next chunk's
+            del logits_CV, grad_CV  # or they would live beside the next chunk's
         ctx.save_for_backward(grad_hidden_ND, grad_head_VD)
         ctx.head_dtype = head_VD.dtype
         ctx.mark_non_differentiable(losses_N)
@@ -160,6 +157,36 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         scale = grads[0]
         head = None if grad_head_VD is None else grad_head_VD.mul_(scale).to(ctx.head_dtype)
         return grad_hidden_ND.mul_(scale.to(grad_hidden_ND.dtype)), head, None, None, None
+
+
+def _cross_entropy(logits_CV: Tensor, targets_C: Tensor, weights_C: Tensor, learns: bool) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy of each slot, (C,) float32, and the gradient of their sum in the logits, of their dtype.
+
+    On a CPU the gradient takes the logits' place; without `learns` it is not formed.
+    """
+    compiled = None if logits_CV.is_cuda or logits_CV.dtype not in (torch.float32, torch.bfloat16) else kernels()
+    if compiled:
+        losses_C = torch.empty(len(targets_C), dtype=torch.float32)
+        tensors = (logits_CV.contiguous(), targets_C.contiguous(), weights_C.float().contiguous(), losses_C)
+        half = logits_CV.dtype == torch.bfloat16
+        compiled.cross_entropy(
+            *(x.data_ptr() for x in tensors), *logits_CV.shape, half, learns, torch.get_num_threads()
+        )
+        return losses_C, tensors[0]
+    return _cross_entropy_by_torch(logits_CV, targets_C, weights_C, learns)
+
+
+def _cross_entropy_by_torch(
+    logits_CV: Tensor, targets_C: Tensor, weights_C: Tensor, learns: bool
+) -> tuple[Tensor, Tensor]:
+    targets_C1, weights_C1 = targets_C[:, None], weights_C[:, None]
+    logs_CV = F.log_softmax(logits_CV.float(), dim=-1)
+    losses_C = -(logs_CV.gather(-1, targets_C1) * weights_C1)[:, 0]
+    if not learns:
+        return losses_C, logits_CV
+    grad_CV = logs_CV.exp_()
+    grad_CV.scatter_add_(-1, targets_C1, grad_CV.new_full((1, 1), -1.0).expand(targets_C1.shape))
+    return losses_C, grad_CV.mul_(weights_C1).to(logits_CV.dtype)
 
 
 def token_logprobs(model: MiMo, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from openmimo.model.attention import blocked_attention, document_mask, first_key, packed_attention
+from openmimo.model.attention import document_mask, packed_attention
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mimo import MiMo
 
@@ -149,38 +149,6 @@ def test_documents_in_one_row_do_not_see_each_other() -> None:
             alone = model(part, torch.arange(part.shape[1])[None], packed_attention(torch.zeros_like(part)))
             assert torch.allclose(packed[:, where], alone, atol=1e-6)
         assert torch.isfinite(packed).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("heads", [(4, 2), (3, 3), (4, 1)])
-def test_blocked_attention_and_its_gradients_equal_the_masked_one(heads: tuple[int, int], dtype: torch.dtype) -> None:
-    """Borders at a block's edge, inside one and two in one; a row of one document; padding; a last block cut short."""
-    generator = torch.Generator().manual_seed(0)
-    edges = ([64, 128, 150], [3, 70, 75, 90], [], [100])
-    documents = torch.zeros(4, 150, dtype=torch.long)
-    for row, borders in enumerate(edges):
-        for border in borders:
-            documents[row, border:] += 1
-    documents[3, 100:] = -1
-    q, k, v = (torch.randn(4, 150, n, 8, generator=generator).to(dtype).requires_grad_() for n in (*heads, heads[1]))
-    grad = torch.randn(4, 150, heads[0], 8, generator=generator).to(dtype)
-    found, expected = [], []
-    for blocked, into in ((True, found), (False, expected)):
-        out = packed_attention(documents, dtype, blocked=blocked)(0, q, k, v)
-        into += [out, *torch.autograd.grad(out, (q, k, v), grad)]
-    bound = 1e-5 if dtype == torch.float32 else 0.06
-    for a, b in zip(found, expected, strict=True):
-        assert a.shape == b.shape and a.dtype == b.dtype and torch.allclose(a, b, atol=bound, rtol=bound)
-
-
-def test_blocked_attention_keeps_the_rules_of_a_custom_operator() -> None:
-    q, k, v = (torch.randn(2, 70, n, 4, requires_grad=True) for n in (4, 2, 2))
-    first = first_key(torch.arange(70).div(30, rounding_mode="floor").expand(2, 70))
-    torch.library.opcheck(blocked_attention, (q, k, v, first))
-
-
-def test_the_first_key_by_hand() -> None:
-    assert first_key(torch.tensor([[0, 0, 1, 1, -1, -1]])).tolist() == [[0, 0, 2, 2, 4, 4]]
 
 
 def test_the_document_mask_by_hand() -> None:

@@ -1,0 +1,53 @@
+"""Attention and cross-entropy over addresses of contiguous memory; nothing is checked here."""
+
+def use(name: str = "", /) -> str: ...
+def attend(
+    q: int,
+    k: int,
+    v: int,
+    first: int,
+    out: int,
+    logs: int,
+    rows: int,
+    length: int,
+    heads: int,
+    groups: int,
+    width: int,
+    scale: float,
+    bfloat16: bool,
+    threads: int,
+    /,
+) -> None: ...
+def attend_back(
+    q: int,
+    k: int,
+    v: int,
+    first: int,
+    out: int,
+    logs: int,
+    grad: int,
+    dq: int,
+    dk: int,
+    dv: int,
+    rows: int,
+    length: int,
+    heads: int,
+    groups: int,
+    width: int,
+    scale: float,
+    bfloat16: bool,
+    threads: int,
+    /,
+) -> None: ...
+def cross_entropy(
+    logits: int,
+    targets: int,
+    weights: int,
+    losses: int,
+    rows: int,
+    vocabulary: int,
+    bfloat16: bool,
+    learns: bool,
+    threads: int,
+    /,
+) -> None: ...
