@@ -19,7 +19,7 @@ from openmimo.engine.engine import EngineConfig
 from openmimo.eval.run import EvalConfig
 from openmimo.judge.pool import JudgeConfig
 from openmimo.model.config import MiMoConfig
-from openmimo.rl.train import RLConfig
+from openmimo.rl.config import RLConfig
 from openmimo.train.pretrain import PretrainConfig
 from openmimo.train.sft import SFTConfig
 

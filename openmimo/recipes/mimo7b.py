@@ -9,7 +9,7 @@ from openmimo.engine.engine import EngineConfig
 from openmimo.eval.run import EvalConfig
 from openmimo.model.config import MiMoConfig
 from openmimo.recipes import Recipe
-from openmimo.rl.train import RLConfig
+from openmimo.rl.config import RLConfig
 from openmimo.train.compute import ComputeConfig
 from openmimo.train.draft import DraftConfig
 from openmimo.train.pretrain import PretrainConfig

@@ -13,7 +13,7 @@ from openmimo.eval.run import EvalConfig
 from openmimo.judge.pool import JudgeConfig
 from openmimo.model.config import MiMoConfig
 from openmimo.recipes import Recipe
-from openmimo.rl.train import RLConfig
+from openmimo.rl.config import RLConfig
 from openmimo.train.draft import DraftConfig
 from openmimo.train.optim import OptimConfig, Piece
 from openmimo.train.pretrain import PretrainConfig, StageConfig

@@ -10,7 +10,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
@@ -23,13 +23,15 @@ from openmimo.data.pack import Sample, pack
 from openmimo.log import Log, progress
 from openmimo.model.mimo import MiMo
 from openmimo.rl.advantage import advantages
-from openmimo.rl.loss import Normalization, policy_loss, token_weights
+from openmimo.rl.config import RLConfig
+from openmimo.rl.loss import policy_loss, token_weights
 from openmimo.rl.reward import Scheme, reward
-from openmimo.rl.sampling import ProblemPool, is_valid
+from openmimo.rl.sampling import Draws, ProblemPool, is_valid
 from openmimo.rollout.driver import BatchResult, Engine, Judge, rollout_batch
-from openmimo.rollout.seamless import Prior, Seamless
+from openmimo.rollout.history import History, Outcome
+from openmimo.rollout.seamless import Seamless
 from openmimo.train.loss import token_logprobs
-from openmimo.train.optim import OptimConfig, Optimizer
+from openmimo.train.optim import Optimizer
 from openmimo.train.step import TrainState, on_device, train_step
 from openmimo.types import Group, Problem, Sampling
 
@@ -38,44 +40,6 @@ class TrainableEngine(Engine, Protocol):
     """An engine that takes new weights."""
 
     def update_weights(self, state_dict: dict[str, torch.Tensor], version: int) -> None: ...
-
-
-@dataclass(frozen=True)
-class RLConfig:
-    """Defaults are MiMo 3.3.3's figures."""
-
-    steps: int = 1000
-    """Iterations: a rollout batch and its updates."""
-    batch_groups: int = 512  # MiMo 3.3.3; decision 0001: prompts
-    num_rollouts: int = 16  # decision 0001
-    minibatch_groups: int = 32  # MiMo 3.3.3
-    learning_rate: float = 1e-6  # MiMo 3.3.3
-    warmup_steps: int = 0
-    """Iterations of linear warm-up. Ours, for fresh optimizer state."""
-    max_new_tokens: int = 32_768  # MiMo 3.3.3: maximum length
-    temperature: float = 1.0  # MiMo 3.3.3
-    top_p: float = 1.0  # MiMo 3.3.3
-    clip_low: float = 0.2  # decision 0002
-    clip_high: float = 0.28  # decision 0002
-    normalization: Normalization = "token"  # decision 0004
-    scheme: Scheme = "soft"  # MiMo 3.3.1
-    alpha: float = 0.1
-    """Probability that a launch draws from the easy pool. MiMo 3.3.2."""
-    context: int = 32_768
-    """Slots of a packed row; at least the longest prompt and response."""
-    prior: float = 0.5
-    """P(a group is valid) before anything is known; then learnt across steps (decision 0008)."""
-    max_active_groups: int = 1024
-    """Groups that may generate at once."""
-    max_launch_factor: int = 6
-    """Give a step up after batch_groups times so many launches, with the groups it has."""
-    curation_samples: int = 16  # MiMo 3.2
-    """Rollouts a problem for its pass-rate filter and its tests' difficulty."""
-    optim: OptimConfig = field(default_factory=lambda: OptimConfig(weight_decay=0.0))
-    micro_rows: int = 0
-    checkpoint_every: int = 1
-    validate_every: int = 0
-    """Steps between validations; 0 is none."""
 
 
 def train(
@@ -103,12 +67,12 @@ def train(
     freeze_mtp(model)
     state = TrainState(model, Optimizer(model, config.optim))
     pool = ProblemPool(problems, seed, config.alpha)
-    prior = Prior({"main": config.prior, "easy": 0.1})
+    history = History({"main": config.prior, "easy": 0.1})
     saved = checkpoint.latest(checkpoints)
     if saved:
         state.load_state_dict(saved["train"])
         pool.load_state_dict(saved["pool"])
-        prior = Prior.from_state(saved["prior"])
+        history.load_state(saved["history"])
     done = saved["iterations"] if saved else 0
     engine.update_weights(model.state_dict(), done)
     loss = policy_loss(clip_low=config.clip_low, clip_high=config.clip_high, temperature=config.temperature)
@@ -131,12 +95,7 @@ def train(
                 ),
                 num_rollouts=config.num_rollouts,
                 valid=lambda group: score(group, config.scheme),
-                seamless=Seamless(
-                    config.batch_groups,
-                    prior.probabilities(),
-                    max_active=config.max_active_groups,
-                    max_launched=config.batch_groups * config.max_launch_factor,
-                ),
+                policy=policy_of(config, history, draws),
                 seed=seed,
                 step=step,
             )
@@ -145,7 +104,7 @@ def train(
             metrics = update(state, samples, loss, config, seed=seed, step=step)
             clock.lap("train_s")
             pool.apply(step, batch.prefix, draws)
-            prior.update(batch.outcomes)
+            history.update(learnt(batch))
             engine.update_weights(model.state_dict(), step + 1)
             facts = describe(batch, config)
             if validate and config.validate_every and (step + 1) % config.validate_every == 0:
@@ -167,11 +126,31 @@ def train(
                     {
                         "train": state.state_dict(),
                         "pool": pool.state_dict(),
-                        "prior": prior.state(),
+                        "history": history.state(),
                         "iterations": step + 1,
                     },
                 )
     return state
+
+
+def policy_of(config: RLConfig, history: History, draws: Draws) -> Seamless:
+    """What decides over a step's launches, with what is known before it begins."""
+
+    def known(ask: Callable[[str, str], float]) -> Callable[[int], float]:
+        def of_launch(number: int) -> float:
+            problem, stratum = draws(number)
+            return ask(problem.id, stratum)
+
+        return of_launch
+
+    return Seamless(
+        config.batch_groups,
+        known(history.chance),
+        max_active=config.max_active_groups,
+        max_launched=config.batch_groups * config.max_launch_factor,
+        risk=config.risk,
+        length=known(history.length) if config.longest_first else None,
+    )
 
 
 def score(group: Group, scheme: Scheme) -> tuple[bool | None, Group]:
@@ -250,8 +229,8 @@ def describe(batch: BatchResult, config: RLConfig) -> dict[str, float]:
             facts["length"].append(len(rollout.token_ids))
             facts[f"length_{'accepted' if accepted else 'rejected'}"].append(len(rollout.token_ids))
             facts["truncated"].append(float(rollout.finish_reason == "length"))
-    dropped = sum(valid is None for _, valid in batch.outcomes)
-    valid = sum(valid is True for _, valid in batch.outcomes)
+    dropped = sum(valid is None for valid in batch.outcomes)
+    valid = sum(valid is True for valid in batch.outcomes)
     return {
         **{name: fmean(values) for name, values in facts.items()},
         "valid_share": valid / max(1, len(batch.outcomes)),
@@ -259,6 +238,14 @@ def describe(batch: BatchResult, config: RLConfig) -> dict[str, float]:
         "prefix_groups": len(batch.prefix),
         "dropped_groups": dropped,
     }
+
+
+def learnt(batch: BatchResult) -> list[Outcome]:
+    """What later steps may know of this one."""
+    return [
+        Outcome(group.problem.id, group.stratum, valid, max(len(r.token_ids) for r in group.rollouts))
+        for group, valid in zip(batch.prefix, batch.outcomes, strict=True)
+    ]
 
 
 def cost(batch: BatchResult) -> dict[str, float]:

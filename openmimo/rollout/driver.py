@@ -1,8 +1,8 @@
 """Drives engines and judges: problems -> judged groups, streaming (MiMo 3.4.1).
 
-`rollout_batch` does what `Seamless` decides, for RL; `stream` gives every problem its samples, for evaluation,
-curation and pass-rate filters. Engine and judge come in as arguments, by the two interfaces below. Judging runs while
-generation goes on. Wall-clock times are collected apart from the results, which do not depend on them.
+`rollout_batch` does what a policy (`Seamless`) decides, for RL; `stream` gives every problem its samples, for
+evaluation, curation and pass-rate filters. Engine and judge come in as arguments, by the two interfaces below. Judging
+runs while generation goes on. Wall-clock times are collected apart from the results, which do not depend on them.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class BatchResult:
     """The selected groups, in launch order, rewards filled in."""
     prefix: tuple[Group, ...]
     """Every judged group of the prefix, in launch order: statistics and pool moves are applied from these alone."""
-    outcomes: tuple[tuple[str, bool | None], ...]
-    """(stratum, valid) of each group of the prefix: what `Prior.update` takes."""
+    outcomes: tuple[bool | None, ...]
+    """Validity of each group of the prefix."""
     prefix_end: int
     """Launch number to which the problem cursor is to be rewound."""
     stats: Stats
@@ -99,7 +99,7 @@ def rollout_batch(
     sampling: Sampling,
     num_rollouts: int,
     valid: Callable[[Group], tuple[bool | None, Group]],
-    seamless: Seamless,
+    policy: Seamless,
     seed: int,
     step: int,
     clock: Clock = time.perf_counter,
@@ -114,7 +114,7 @@ def rollout_batch(
         num_rollouts: G.
         valid: scores a group: whether it carries a gradient (None: dropped for an internal error), and the group
             with its rewards.
-        seamless: a fresh one for each batch.
+        policy: what decides, a fresh one for each batch: `Seamless`, or a baseline.
         seed, step: with launch number and sample number they key each response's seed.
 
     Returns:
@@ -125,29 +125,28 @@ def rollout_batch(
     judged: dict[int, Group] = {}
     work = _Work(engine, judge, decode, num_rollouts, clock)
     try:
-        drawn = draw(0)
-        while (decision := seamless.decide(drawn[1])) != "stop":
+        while (decision := policy.decide()) != "stop":
             if decision == "launch":
-                problem, stratum = drawn
-                launch = seamless.launched(stratum)
+                launch = policy.next_launch()
+                policy.launched(launch)
+                problem, stratum = draw(launch)
                 prompt_ids = render(problem)
                 for sample in range(num_rollouts):
                     key = sample_seed(seed, step, launch, sample)
                     work.submit(problem, prompt_ids, replace(sampling, seed=key), launch, sample, stratum)
-                drawn = draw(launch + 1)
                 continue
             for kind, launch in work.advance():
                 if kind == "finished":
-                    seamless.finished(launch)
+                    policy.finished(launch)
                 else:
                     is_valid, judged[launch] = valid(work.take(launch))
-                    seamless.judged(launch, is_valid)
+                    policy.judged(launch, is_valid)
         result = BatchResult(
-            groups=tuple(judged[launch] for launch in seamless.selected()),
-            prefix=tuple(judged[launch] for launch in range(seamless.prefix_end())),
-            outcomes=seamless.prefix_outcomes(),
-            prefix_end=seamless.prefix_end(),
-            stats=seamless.stats(),
+            groups=tuple(judged[launch] for launch in policy.selected()),
+            prefix=tuple(judged[launch] for launch in range(policy.prefix_end()) if launch in judged),
+            outcomes=policy.outcomes(),
+            prefix_end=policy.prefix_end(),
+            stats=policy.stats(),
             timing=work.timing,
         )
     finally:

@@ -108,15 +108,16 @@ def _naive(
 def _seamless(
     task: Callable[[int], Task], method: Method, num_workers: int, batch_groups: int, prior: float, launch_s: float
 ) -> Simulation:
-    seamless = Seamless(batch_groups, {"main": prior}, max_active=num_workers)
+    seamless = Seamless(batch_groups, lambda number: prior, max_active=num_workers)
     free = [(0.0, worker) for worker in range(num_workers)]  # (free since, worker)
     spans: dict[int, Span] = {}
     events: list[tuple[float, int, str]] = []  # (time, launch, what)
     now_s = 0.0
     while True:
-        decision = seamless.decide("main")
+        decision = seamless.decide()
         if decision == "launch" and free:
-            launch = seamless.launched("main")
+            launch = seamless.next_launch()
+            seamless.launched(launch)
             free_s, worker = heapq.heappop(free)
             start_s = now_s if free_s == 0.0 else max(now_s, free_s + launch_s)
             spans[launch] = Span(launch, worker, start_s, start_s + task(launch).rollout_s, aborted=False)

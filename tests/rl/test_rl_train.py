@@ -12,8 +12,9 @@ from openmimo.engine.engine import Engine, EngineConfig
 from openmimo.eval.run import EvalConfig
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mimo import MiMo
+from openmimo.rl.config import RLConfig
 from openmimo.rl.loss import policy_loss
-from openmimo.rl.train import RLConfig, to_samples, update
+from openmimo.rl.train import to_samples, update
 from openmimo.train.optim import OptimConfig, Optimizer
 from openmimo.train.pretrain import seeded_model
 from openmimo.train.step import TrainState

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from openmimo.rollout.baselines import barriered
 from openmimo.rollout.driver import Timing, rollout_batch, sample_seed, stream
-from openmimo.rollout.seamless import Seamless, barriered
+from openmimo.rollout.seamless import Seamless
 from openmimo.types import Problem, Rollout, Sampling, Verdict
 
 
@@ -80,6 +81,10 @@ def draw(number):
     return Problem(f"p{number}", f"question {number}", "math", answer="0"), "main" if number % 3 else "easy"
 
 
+def chance(number):
+    return 0.5 if number % 3 else 0.3
+
+
 def scored(group):
     if any(verdict.status == "internal_error" for verdict in group.verdicts):
         return None, group
@@ -91,7 +96,7 @@ def batch(engine, judge, *, max_active=3, batch_groups=5, step=7, num_rollouts=2
     return rollout_batch(
         engine, judge, draw=draw, render=render, decode=decode, sampling=Sampling(max_new_tokens=1),
         num_rollouts=num_rollouts, valid=scored,
-        seamless=Seamless(batch_groups, {"main": 0.5, "easy": 0.3}, max_active=max_active), seed=1, step=step,
+        policy=Seamless(batch_groups, chance, max_active=max_active), seed=1, step=step,
     )  # fmt: skip
 
 
@@ -109,7 +114,7 @@ def test_same_seeds_give_the_same_batch_whatever_pace_workers_and_delays():
     assert len(first.groups) == 5
     assert [group.launch for group in first.prefix] == list(range(first.prefix_end))
     assert all(max(group.rewards) > min(group.rewards) for group in first.groups)
-    outcomes = [valid for _, valid in first.outcomes]
+    outcomes = first.outcomes
     assert barriered(lambda n: outcomes[n] if n < len(outcomes) else True, 5).selected == tuple(
         group.launch for group in first.groups
     )
@@ -130,10 +135,10 @@ def test_stop_aborts_the_rest_at_once():
         return 10**9 if request.problem_id == "p29" else 1
 
     engine = StepEngine(pace)
-    seamless = Seamless(2, {"main": 0.05, "easy": 0.05}, max_active=None)  # low expectations: it launches 40
+    policy = Seamless(2, lambda number: 0.05, max_active=None)  # low expectations: it launches 40
     result = rollout_batch(
         engine, ThreadJudge(), draw=draw, render=render, decode=decode, sampling=Sampling(max_new_tokens=1),
-        num_rollouts=2, valid=scored, seamless=seamless, seed=1, step=0,
+        num_rollouts=2, valid=scored, policy=policy, seed=1, step=0,
     )  # fmt: skip
     assert len(result.groups) == 2
     assert result.stats.launched >= 30

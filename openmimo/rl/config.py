@@ -1,0 +1,52 @@
+"""What an RL run is told; defaults are MiMo 3.3.3's figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from openmimo.rl.loss import Normalization
+from openmimo.rl.reward import Scheme
+from openmimo.train.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """Defaults are MiMo 3.3.3's figures."""
+
+    steps: int = 1000
+    """Iterations: a rollout batch and its updates."""
+    batch_groups: int = 512  # MiMo 3.3.3; decision 0001: prompts
+    num_rollouts: int = 16  # decision 0001
+    minibatch_groups: int = 32  # MiMo 3.3.3
+    learning_rate: float = 1e-6  # MiMo 3.3.3
+    warmup_steps: int = 0
+    """Iterations of linear warm-up. Ours, for fresh optimizer state."""
+    max_new_tokens: int = 32_768  # MiMo 3.3.3: maximum length
+    temperature: float = 1.0  # MiMo 3.3.3
+    top_p: float = 1.0  # MiMo 3.3.3
+    clip_low: float = 0.2  # decision 0002
+    clip_high: float = 0.28  # decision 0002
+    normalization: Normalization = "token"  # decision 0004
+    scheme: Scheme = "soft"  # MiMo 3.3.1
+    alpha: float = 0.1
+    """Probability that a launch draws from the easy pool. MiMo 3.3.2."""
+    context: int = 32_768
+    """Slots of a packed row; at least the longest prompt and response."""
+    prior: float = 0.5
+    """P(a group is valid) before anything is known; then learnt across steps (decision 0008)."""
+    risk: float | None = 0.2
+    """Accepted probability that the groups launched so far do not fill the batch; None: the paper's rule, launch while
+    fewer are expected. Ours."""
+    longest_first: bool = True
+    """Of the groups that are wanted, those start first that are expected to take longest. Ours."""
+    max_active_groups: int = 1024
+    """Groups that may generate at once."""
+    max_launch_factor: int = 6
+    """Give a step up after batch_groups times so many launches, with the groups it has."""
+    curation_samples: int = 16  # MiMo 3.2
+    """Rollouts a problem for its pass-rate filter and its tests' difficulty."""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(weight_decay=0.0))
+    micro_rows: int = 0
+    checkpoint_every: int = 1
+    validate_every: int = 0
+    """Steps between validations; 0 is none."""
