@@ -12,13 +12,14 @@ import os
 import re
 import shutil
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from types import TracebackType
 from typing import Any
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class Writer:
@@ -95,14 +96,13 @@ def save(folder: Path, step: int, state: dict[str, Any], *, keep_last: int = 2, 
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()
-        write_text(
-            temporary / "about.json", json.dumps({"format_version": FORMAT_VERSION, "step": step, "bytes": size}) + "\n"
-        )
+        about = {"format_version": FORMAT_VERSION, "step": step, "bytes": size, "crc32": _crc32(temporary / "state.pt")}
+        write_text(temporary / "about.json", json.dumps(about) + "\n")
     except (OSError, RuntimeError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         free = shutil.disk_usage(folder).free / 1e6
         raise ValueError(
-            f"cannot write checkpoint {final}: {error} ({free:.0f} MB free); the one before it is whole"
+            f"cannot write checkpoint {final}: {error} ({free:.1f} MB free); whatever was saved before is whole"
         ) from error
     if final.exists():
         shutil.rmtree(final)
@@ -137,6 +137,8 @@ def latest(folder: Path, *, tell: Callable[[str], None] | None = None) -> dict[s
             size = (path / "state.pt").stat().st_size
             if size != about["bytes"]:
                 raise EOFError(f"state.pt has {size} bytes of {about['bytes']}")
+            if _crc32(path / "state.pt") != about["crc32"]:
+                raise EOFError("state.pt is not what was written: its checksum differs")
             state = torch.load(path / "state.pt", map_location="cpu", weights_only=False)
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, json.JSONDecodeError, UnpicklingError) as error:
             torn.append(path)
@@ -152,15 +154,27 @@ def latest(folder: Path, *, tell: Callable[[str], None] | None = None) -> dict[s
     return None
 
 
+def _crc32(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            found = zlib.crc32(block, found)
+    return found
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a small file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 
@@ -178,8 +192,8 @@ def _check_room(folder: Path, step: int, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise ValueError(
-            f"checkpoint {folder / f'step-{step:08d}'} takes {size / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; "
-            "the one before it is whole: free some space and run the same command again"
+            f"checkpoint {folder / f'step-{step:08d}'} takes {size / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free; "
+            "whatever was saved before is whole: free some space and run the same command again"
         )
 
 

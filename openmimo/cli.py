@@ -85,6 +85,10 @@ Seed = Annotated[int, typer.Option("--seed", parser=_seed, metavar="N", help="al
 Set = Annotated[list[str] | None, typer.Option("--set", help="change one value of the recipe: a.b=c")]
 Pages = Annotated[Path | None, typer.Option("--pages", help="folder or WARC of web pages instead of this machine's")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON on stdout")]
+Accept = Annotated[
+    bool,
+    typer.Option("--accept-changes", help="go on with another learning rate, warm-up, clip or MTP weight than before"),
+]
 Folder = Annotated[Path, typer.Argument(help="a Hugging Face-format folder")]
 
 
@@ -103,7 +107,13 @@ def openmimo(version: Annotated[bool, typer.Option("--version", help="print the 
 
 @app.command()
 def run(
-    recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = None, pages: Pages = None, json: Json = False
+    recipe: RecipeName,
+    out: Out = None,
+    seed: Seed = 0,
+    set: Set = None,
+    pages: Pages = None,
+    accept_changes: Accept = False,
+    json: Json = False,
 ) -> None:
     """All stages of a recipe: data, pretrain, sft, draft, rl, eval. Run again, it goes on where it was.
 
@@ -111,7 +121,7 @@ def run(
     """
     from openmimo.recipes import STAGES
 
-    _stages(recipe, out, seed, set, pages, STAGES, json)
+    _stages(recipe, out, seed, set, pages, STAGES, json, accept_changes)
 
 
 @data_app.callback()
@@ -197,12 +207,19 @@ def data_sft(
 
 
 @app.command()
-def pretrain(recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = None, json: Json = False) -> None:
+def pretrain(
+    recipe: RecipeName,
+    out: Out = None,
+    seed: Seed = 0,
+    set: Set = None,
+    accept_changes: Accept = False,
+    json: Json = False,
+) -> None:
     """Three-stage pre-training with MTP, on the data stage's output.
 
     Example: openmimo pretrain tiny --out runs/tiny
     """
-    _stages(recipe, out, seed, set, None, ("pretrain",), json)
+    _stages(recipe, out, seed, set, None, ("pretrain",), json, accept_changes)
 
 
 @app.command()
@@ -226,6 +243,7 @@ def sft(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="with --start: keep one query in 20 apart, to measure perplexity on")
     ] = False,
+    accept_changes: Accept = False,
     json: Json = False,
 ) -> None:
     """Supervised fine-tuning of a run's base, or of any folder on your own conversations.
@@ -235,7 +253,7 @@ def sft(
     if start is None and not data:
         if against or held_out:
             raise ValueError(f"{'--against' if against else '--held-out'} goes with --start DIR and --data FILE")
-        _stages(recipe, out, seed, set, None, ("sft",), json)
+        _stages(recipe, out, seed, set, None, ("sft",), json, accept_changes)
         return
     if start is None or not data:
         given, lacking = ("--data", "--start DIR") if start is None else ("--start", "--data MESSAGES.jsonl")
@@ -259,6 +277,7 @@ def sft(
         held_out=held_out,
         seed=seed,
         mesh=mesh,
+        accept_changes=accept_changes,
     )
     mesh.leave()
     if mesh.is_main:
@@ -706,9 +725,9 @@ def runs(
 
     Example: openmimo runs runs
     """
-    from openmimo.runs import find_runs, line, status
+    from openmimo.runs import line, survey
 
-    found = [status(run) for run in find_runs(folder)]
+    found = survey(folder)
     if json:
         _print(found)
     for row in () if json else found:
@@ -778,7 +797,9 @@ def main(arguments: list[str] | None = None) -> None:
         print("openmimo: interrupted; the same command goes on where it was", file=sys.stderr)
         sys.exit(130)
     except Stopped as error:
-        print(f"openmimo: {error}; the same command goes on where it was", file=sys.stderr)
+        from openmimo.log import say
+
+        say(f"openmimo: {error}; the same command goes on where it was")  # once, not on every rank
         sys.exit(143)  # 128 + SIGTERM
     except ValueError as error:
         _fail(_one_line(str(error)))
@@ -798,6 +819,7 @@ def _stages(
     pages: Path | None,
     stages: tuple[str, ...],
     json: bool,
+    accept_changes: bool = False,
 ) -> None:
     from openmimo.config import with_overrides
     from openmimo.recipes import STAGES, check, load
@@ -820,7 +842,7 @@ def _stages(
     from openmimo.mesh import join
 
     mesh = join()
-    with Run(folder, name, seed, recipe, leads=mesh.is_main) as opened:
+    with Run(folder, name, seed, recipe, leads=mesh.is_main, accept_changes=accept_changes) as opened:
         mesh.wait()
         from openmimo.stages import run_stages, show_summary
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,7 +39,7 @@ def peak_flops(device: Any, dtype: Any) -> float:
     device = torch.device(device)
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device).lower()
-        known = [gpu for key, gpu in GPUS.items() if key in name]
+        known = [gpu for key, gpu in GPUS.items() if re.search(rf"\b{key}\b", name)]
         if known and dtype == torch.bfloat16:
             return known[0].bf16_flops
     return _measured(str(device), dtype, torch.get_num_threads())

@@ -130,16 +130,24 @@ def read_metrics(folder: Path, stage: str | None = None) -> list[dict[str, Any]]
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    rows = [json.loads(line) for line in _whole_lines(path)]
+    rows = [_parsed(path, number, line) for number, line in enumerate(_whole_lines(path), 1)]
     return [row for row in rows if stage is None or row["stage"] == stage]
+
+
+def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{path}:{number} is not JSON: {error}; remove the line to go on") from error
+    return row
 
 
 def _truncate(path: Path, stage: str, from_step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in _whole_lines(path):
-        row = json.loads(line)
+    for number, line in enumerate(_whole_lines(path), 1):
+        row = _parsed(path, number, line)
         if row["stage"] != stage or row["step"] < from_step:
             kept.append(line)
     temporary = path.with_suffix(".tmp")

@@ -13,7 +13,7 @@ from typing import Any
 from openmimo.cluster import Cluster, check_cluster, memory_plan, time_plan
 from openmimo.model.flops import flops_per_token
 from openmimo.recipes import Recipe
-from openmimo.train.pretrain import PretrainConfig, count_steps, settings_at, walk
+from openmimo.train.pretrain import PretrainConfig, check_stages, count_steps, first_steps, settings_at
 
 HEADERS = {"learning_rate": "rate", "batch_sequences": "batch", "mtp_weight": "MTP", "rope_theta": "RoPE base"}
 SHORT = {"optimizer": "optim.", "gradients": "grads", "activations": "activ.", "attention": "attn"}
@@ -84,7 +84,7 @@ def row_at(config: PretrainConfig, tokens: float) -> dict[str, Any]:
 
 def rows_at(config: PretrainConfig, marks: Sequence[float]) -> list[dict[str, Any]]:
     """`row_at` of every mark, in one walk over the run."""
-    steps = _steps_before(config, marks)
+    steps = first_steps(config, marks)
     rows = []
     for tokens in marks:
         settings = dataclasses.asdict(settings_at(config, tokens))
@@ -95,44 +95,7 @@ def rows_at(config: PretrainConfig, marks: Sequence[float]) -> list[dict[str, An
 
 def steps_before(config: PretrainConfig, tokens: float) -> int:
     """Steps that begin before `tokens`."""
-    return _steps_before(config, [tokens])[tokens]
-
-
-def _steps_before(config: PretrainConfig, marks: Sequence[float]) -> dict[float, int]:
-    found: dict[float, int] = {}
-    tokens, steps = 0.0, 0
-    for mark in sorted(marks):
-        more, tokens = walk(config, tokens, mark)
-        steps += more
-        found[mark] = steps
-    return found
-
-
-def check_stages(config: PretrainConfig) -> None:
-    """Refuse a schedule in which some stage has no step of its own.
-
-    Raises:
-        ValueError: naming the stage, its tokens and the least right number.
-    """
-    began = 0.0
-    for number, stage in enumerate(config.stages, 1):
-        if not stage.until_tokens > began:
-            raise ValueError(
-                f"stage {number} ends at {stage.until_tokens:.6g} tokens, not after stage {number - 1}'s end at "
-                f"{began:.6g}; pretrain.stages must grow"
-            )
-        began = stage.until_tokens
-    ends = _steps_before(config, [0.0, *(stage.until_tokens for stage in config.stages)])
-    began = 0.0
-    for number, stage in enumerate(config.stages, 1):
-        now = settings_at(config, began)
-        step_tokens = now.batch_sequences * now.context
-        if stage.until_tokens - began < step_tokens or ends[stage.until_tokens] == ends[began]:
-            raise ValueError(
-                f"stage {number} has {stage.until_tokens - began:,.6g} tokens, too few for one step of "
-                f"{now.batch_sequences:,} sequences of {now.context:,} ({step_tokens:,} tokens)"
-            )
-        began = stage.until_tokens
+    return first_steps(config, [tokens])[tokens]
 
 
 def token_counts(text: str, config: PretrainConfig) -> list[float]:

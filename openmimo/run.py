@@ -19,6 +19,17 @@ from typing import Any
 
 from openmimo.checkpoint import write_text
 from openmimo.config import differences, to_dict
+from openmimo.log import say
+
+FREE = (
+    "threads checkpoint_every keep_last keep_every validate_every micro_rows chunk_tokens compile recompute shard "
+    "sigmas window least patience"
+).split()
+"""Settings, by their last name, that say how a run is computed, kept and watched, not what is learnt from what: they
+may differ when it goes on. Only last bits can change by them, and which spikes are left out."""
+
+STEERED = "learning_rate warmup_steps clip mtp_weight".split()
+"""Settings that someone may want to change in the middle, and that nobody should change unawares."""
 
 
 class RunRefused(ValueError):
@@ -35,6 +46,8 @@ class Run:
     config: Any
     leads: bool = True
     """False on all ranks but the first, which holds the lock and writes; the others read."""
+    accept_changes: bool = False
+    """Whether settings of STEERED may differ from those the run began with, too."""
 
     def __enter__(self) -> Run:
         if not self.leads:
@@ -84,13 +97,21 @@ class Run:
         path = self.folder / "run.json"
         if path.is_file():
             theirs = _read(path)
+            earlier = theirs.pop("changes", [])
             changed = differences(theirs, mine)
-            if changed:
-                more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            if not changed:
+                return
+            names = {line.split(":")[0].rsplit(".", 1)[-1] for line in changed}
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            short = f"{'; '.join(changed[:3])}{more}"
+            if names - set(FREE) - set(STEERED):
+                raise RunRefused(f"{self.folder} holds another run ({short}); choose another --out")
+            if names - set(FREE) and not self.accept_changes:
                 raise RunRefused(
-                    f"{self.folder} holds another run ({'; '.join(changed[:3])}{more}); choose another --out"
+                    f"{self.folder} began otherwise ({short}); choose another --out, or go on so with --accept-changes"
                 )
-            return
+            say(f"{self.folder} goes on with {short}")
+            mine["changes"] = [*earlier, {"stages_done": list(self.state()), "changed": changed}]
         write_text(path, json.dumps(mine, indent=2) + "\n")
 
 

@@ -27,6 +27,17 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted((p.parent for p in folder.glob("*/run.json")), key=lambda p: (p / "run.json").stat().st_mtime)
 
 
+def survey(folder: Path) -> list[dict[str, Any]]:
+    """`status` of every run of `find_runs`; of one that cannot be read `run` and `error`."""
+    found = []
+    for run in find_runs(folder):
+        try:
+            found.append(status(run))
+        except ValueError as error:
+            found.append({"run": str(run), "error": str(error)})
+    return found
+
+
 def status(run: Path) -> dict[str, Any]:
     """How far a run is.
 
@@ -40,9 +51,9 @@ def status(run: Path) -> dict[str, Any]:
     path = run / "run.json"
     if not path.is_file():
         raise missing_file(run) if not run.exists() else ValueError(f"{run} holds no run: run.json is missing")
-    about = json.loads(path.read_text(encoding="utf-8"))
+    about = _read(path)
     state = run / "state.json"
-    done = list(json.loads(state.read_text(encoding="utf-8"))) if state.is_file() else []
+    done = list(_read(state)) if state.is_file() else []
     found: dict[str, Any] = {
         "run": str(run), "recipe": about["recipe"], "seed": about["seed"], "process": owner(run), "done": done,
     }  # fmt: skip
@@ -61,6 +72,13 @@ def status(run: Path) -> dict[str, Any]:
         if rates and "pretrain" not in done:
             found["seconds_left"] = max(0.0, total - last["tokens"]) / found["tokens_per_s"]
     return found
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}; restore it, or remove the folder") from error
 
 
 def owner(run: Path) -> int | None:
@@ -107,6 +125,8 @@ def stop(run: Path, *, wait_s: float = 600.0) -> str:
 
 def line(found: dict[str, Any]) -> str:
     """One run for a person."""
+    if "error" in found:
+        return f"{found['run']}: cannot be read, {found['error']}"
     where = f"process {found['process']}" if found["process"] else "at rest"
     parts = [f"{found['run']}: {found['recipe']}, seed {found['seed']}, {where}"]
     parts.append("done " + (", ".join(found["done"]) or "nothing yet"))

@@ -27,12 +27,13 @@ from jinja2.exceptions import TemplateError
 
 from openmimo.checkpoint import write_text
 from openmimo.config import missing_file
-from openmimo.data.chat import Chat, Message
+from openmimo.data.chat import CHAT_TEMPLATE, Chat, Message
 from openmimo.data.decontaminate import NGRAM
 from openmimo.data.messages import read_conversations
 from openmimo.data.pack import Sample, fit_rows, stack
 from openmimo.data.sft import MAX_RESPONSES, prepare_to, query_key, samples
 from openmimo.data.shards import TokenShard, open_shard, write_shard
+from openmimo.data.tokenizer import IM_END, IM_START
 from openmimo.draft import as_stored
 from openmimo.log import read_metrics, say
 from openmimo.mesh import Mesh
@@ -68,6 +69,7 @@ def finetune_folder(
     held_out: bool = False,
     seed: int = 0,
     mesh: Mesh | None = None,
+    accept_changes: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune a folder on messages JSONL into OUT/models/sft; killed at any moment, the same call goes on.
 
@@ -76,6 +78,7 @@ def finetune_folder(
         start: a Qwen2 or MiMo folder with its tokenizer and its chat template; MTP layers are trained if it has any.
         data: messages JSONL, see `data.messages`; the three steps are applied to it.
         against: benchmarks that no query may overlap with.
+        accept_changes: as in `Run`.
         held_out: keep one query in HELD_OUT_EVERY apart and give perplexity on them before and after.
 
     Returns:
@@ -102,7 +105,7 @@ def finetune_folder(
     }
     fresh = not out.exists()
     torch.set_num_threads(max(1, recipe.threads // mesh.local_size))
-    with Run(out, name, seed, settings, leads=mesh.is_main) as run:
+    with Run(out, name, seed, settings, leads=mesh.is_main, accept_changes=accept_changes) as run:
         mesh.wait()
         if run.done("sft"):
             say("sft: done already")
@@ -166,13 +169,13 @@ def open_start(start: Path, context: int) -> tuple[Chat, MiMoConfig]:
         chat = Chat.load(start)
     except TemplateError as error:
         raise ValueError(f"{start}: its chat template cannot be read: {error}") from error
-    config = start / "tokenizer_config.json"
-    own = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
-    if not own and not (start / "chat_template.jinja").is_file():
-        raise ValueError(
-            f"{start} has no chat template, in tokenizer_config.json or chat_template.jinja; a base model needs one "
-            "to be taught: copy chat_template.jinja of a model with the same tokenizer into it"
-        )
+    if not _has_template(start):
+        if None in (chat.tokenizer.token_to_id(token) for token in (IM_START, IM_END)):
+            raise ValueError(
+                f"{start} has no chat template, in tokenizer_config.json or chat_template.jinja, and its tokenizer has "
+                f"no {IM_START} and {IM_END}; copy chat_template.jinja of a model with the same tokenizer into it"
+            )
+        say(f"sft: {start} has no chat template; it is taught ours, in ChatML")
     try:
         chat.render_training([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     except (TemplateError, ValueError) as error:
@@ -326,12 +329,20 @@ def _write_samples(
     return len(write_shard(itertools.chain((first,), rows), folder, folder.name, vocab_size=2 * shape.vocab_size))
 
 
+def _has_template(start: Path) -> bool:
+    config = start / "tokenizer_config.json"
+    own = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+    return bool(own) or (start / "chat_template.jinja").is_file()
+
+
 def _write_companions(start: Path, folder: Path, chat: Chat, shape: MiMoConfig) -> None:
     """The start's tokenizer files, and generation settings that stop where its template ends an answer."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*COMPANIONS, GENERATION, CARD):
         if (start / name).is_file():
             shutil.copyfile(start / name, folder / name)
+    if not _has_template(start):
+        write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
     path = folder / GENERATION
     try:
         settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else generation_config(shape)

@@ -150,7 +150,9 @@ def data(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     held_out_tokens: dict[str, int] = {}
     for source, rows in ids_by_source.items():
         # Whole documents, by what they say: a copy that came through stands on the same side.
-        aside = [_chance(f"held out {ids}") < recipe.data.held_out_share for ids in rows]
+        chances = [_chance(f"held out {ids}") for ids in rows]
+        least = min(chances, default=0.0) if recipe.data.held_out_share else 0.0  # of every source at least one
+        aside = [chance < recipe.data.held_out_share or chance == least for chance in chances]
         parts = {"shards": [i for i, a in zip(rows, aside, strict=True) if not a]}
         if any(aside) and parts["shards"]:
             parts["held_out"] = [i for i, a in zip(rows, aside, strict=True) if a]

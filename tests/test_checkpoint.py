@@ -42,7 +42,7 @@ def test_ranks_that_do_not_write_write_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "no about", "garbage"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "no about", "garbage", "one byte"])
 def test_a_torn_checkpoint_is_told_of_and_the_one_before_taken(tmp_path: Path, damage: str) -> None:
     for step in (1, 2):
         checkpoint.save(tmp_path, step, {"step": step, "weights": torch.ones(1000)})
@@ -53,6 +53,10 @@ def test_a_torn_checkpoint_is_told_of_and_the_one_before_taken(tmp_path: Path, d
         (torn / "state.pt").unlink()
     elif damage == "no about":
         (torn / "about.json").unlink()
+    elif damage == "one byte":
+        whole = bytearray((torn / "state.pt").read_bytes())
+        whole[len(whole) // 2] ^= 1
+        (torn / "state.pt").write_bytes(whole)
     else:
         size = (torn / "state.pt").stat().st_size
         (torn / "state.pt").write_bytes(b"x" * size)
@@ -81,7 +85,7 @@ def test_room_is_looked_for_before_anything_is_written(tmp_path: Path, monkeypat
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with (
         Writer(tmp_path) as writer,
-        pytest.raises(ValueError, match=r"takes 0 MB and 0 MB are free; the one before it is"),
+        pytest.raises(ValueError, match=r"takes 0.0 MB and 0.0 MB are free; whatever was saved before is"),
     ):
         writer.save(2, {"weights": torch.ones(1000)})
     assert names(tmp_path) == ["step-00000001"]

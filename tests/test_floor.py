@@ -65,6 +65,31 @@ def test_another_recipe_seed_or_value_is_refused_by_name(
         pass
 
 
+def test_a_run_goes_on_with_other_ways_of_computing_and_with_another_rate_if_told_to(tmp_path: Path) -> None:
+    begun = {"pretrain": {"micro_rows": 8, "learning_rate": 0.1, "stages": [1]}}
+    with Run(tmp_path, "a", 0, begun):
+        pass
+    begun["pretrain"]["micro_rows"] = 2
+    with Run(tmp_path, "a", 0, begun):
+        pass
+    begun["pretrain"]["learning_rate"] = 0.05
+    with (
+        pytest.raises(RunRefused, match=r"learning_rate: 0.1 -> 0.05\); .*--accept-changes"),
+        Run(tmp_path, "a", 0, begun),
+    ):
+        pass
+    with Run(tmp_path, "a", 0, begun, accept_changes=True):
+        pass
+    changes = json.loads((tmp_path / "run.json").read_text())["changes"]
+    assert [c["changed"] for c in changes] == [
+        ["config.pretrain.micro_rows: 8 -> 2"],
+        ["config.pretrain.learning_rate: 0.1 -> 0.05"],
+    ]
+    begun["pretrain"]["stages"] = [2]
+    with pytest.raises(RunRefused, match="choose another --out"), Run(tmp_path, "a", 0, begun, accept_changes=True):
+        pass
+
+
 def test_finished_stages_are_remembered_in_order(tmp_path: Path) -> None:
     with Run(tmp_path, "a", 0, {}) as run:
         run.finish("data", {"n": 1})

@@ -16,7 +16,7 @@ import pytest
 from openmimo.checkpoint import write_text
 from openmimo.recipes import load
 from openmimo.run import Run
-from openmimo.runs import find_runs, line, owner, status, stop
+from openmimo.runs import find_runs, line, owner, status, stop, survey
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +45,15 @@ def begun(prepared: Path, tmp_path: Path) -> Iterator[tuple[Path, subprocess.Pop
     yield out, process
     process.kill()
     process.wait()
+
+
+def test_a_run_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    for name, text in (("torn", "{"), ("whole", '{"recipe": "nano", "seed": 0, "config": {}}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text)
+    found = {Path(row["run"]).name: row for row in survey(tmp_path)}
+    assert found["whole"]["recipe"] == "nano" and "torn/run.json is not JSON" in found["torn"]["error"]
+    assert "cannot be read" in line(found["torn"])
 
 
 def test_a_run_at_work_is_listed_told_of_and_stopped_and_goes_on(begun: tuple[Path, subprocess.Popen[str]]) -> None:

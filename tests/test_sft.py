@@ -128,6 +128,15 @@ def test_any_folder_is_trained_and_comes_out_as_it_went_in(
     assert chat.tokenizer.token_to_id("<|im_end|>") in generation["eos_token_id"], "others stop there too"
 
 
+def test_a_base_model_without_a_template_is_taught_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start, talks = model_folder(tmp_path / "base", template=""), talks_file(tmp_path / "talks.jsonl")
+    out = tmp_path / "out"
+    words = ("--start", start, "--data", talks, "--out", out, "--set", "sft.context=96", "--set", "threads=1")
+    code, _, said = run(capsys, "sft", "nano", *words)
+    assert code == 0 and "has no chat template; it is taught ours" in said
+    assert (out / "models" / "sft" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
+
+
 def test_a_killed_command_goes_on_bit_for_bit_and_other_arguments_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,7 +256,6 @@ def test_data_sft_prints_a_table_or_json(tmp_path: Path, capsys: pytest.CaptureF
         (("--start", "{m}"), "--start goes with --data MESSAGES.jsonl"),
         (("--data", "{talks}"), "--data goes with --start DIR"),
         (("--held-out",), "--held-out goes with --start DIR and --data FILE"),
-        (("--start", "{plain}", "--data", "{talks}"), "plain has no chat template, in tokenizer_config.json or chat_t"),
         (("--start", "{odd}", "--data", "{talks}"), "odd: the chat template ends the answer of message 1 with 'bEND'"),
         (("--start", "{torn}", "--data", "{talks}"), "torn: its chat template cannot be read: "),
         (("--start", "{strict}", "--data", "{system}"), "strict: the chat template refuses the messages: no system"),
@@ -259,7 +267,7 @@ def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(
 ) -> None:
     names = {"m": model_folder(tmp_path / "m"), "talks": talks_file(tmp_path / "talks.jsonl")}
     refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT_TEMPLATE
-    templates = {"plain": "", "odd": "{% for m in messages %}{{ m.content }}END{% endfor %}", "torn": "{% for"}
+    templates = {"odd": "{% for m in messages %}{{ m.content }}END{% endfor %}", "torn": "{% for"}
     for name, template in {**templates, "strict": refuses}.items():
         if f"{{{name}}}" in arguments:
             names[name] = model_folder(tmp_path / name, template=template)

@@ -39,7 +39,10 @@ class Mixture:
         self._sources = {name: _Source(shard, seed) for name, shard in sorted(shards.items())}
         self._max_epochs = dict(max_epochs or {})
         self._served = dict.fromkeys(self._sources, 0)
-        self._target = dict.fromkeys(self._sources, 0.0)
+        self._base = dict.fromkeys(self._sources, 0.0)
+        """Slots by source that were aimed at when the present weights began."""
+        self._stretch: tuple[int, tuple[int, dict[str, float]]] = (0, (0, {}))
+        """Rows since then; context and share by source."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,7 +57,8 @@ class Mixture:
     @property
     def target(self) -> dict[str, float]:
         """What `served` should be by the weights asked for."""
-        return dict(self._target)
+        rows, (context, shares) = self._stretch
+        return {name: base + rows * context * shares.get(name, 0.0) for name, base in self._base.items()}
 
     def epochs(self) -> dict[str, float]:
         """How often each source has been read."""
@@ -64,7 +68,7 @@ class Mixture:
         """Hold what a run will ask of every source, in slots, against what there is.
 
         Returns:
-            A line for every source that is no synthetic one, has no limit, and would be read more than once.
+            A line for every source that is no synthetic one and would be read more than once.
 
         Raises:
             ValueError: for an unknown source, or one that would be read more often than it may; it says how often.
@@ -79,7 +83,7 @@ class Mixture:
                     f"source {name!r} has {tokens:,} tokens and the run asks for {slots:,.0f}: {epochs:.2f} epochs, "
                     f"its limit is {limit:g}; lower its weight, or raise max_epochs"
                 )
-            if limit is None and epochs > 1.0 and name != "synthetic":
+            if epochs > 1.0 and name != "synthetic":
                 lines.append(f"source {name!r} will be read {epochs:.1f} times: {slots:,.0f} of {tokens:,} tokens")
         return lines
 
@@ -101,9 +105,10 @@ class Mixture:
         total = sum(weights.values())
         shares = {name: weight / total for name, weight in sorted(weights.items()) if weight}
         chosen: list[tuple[str, list[Piece]]] = []
+        if self._stretch[1] != (context, shares):
+            self._base, self._stretch = self.target, (0, (context, shares))
         for _ in range(num_rows):
-            for name, weight in shares.items():
-                self._target[name] += context * weight
+            self._stretch = (self._stretch[0] + 1, (context, shares))
             name = self._due(shares, context)
             self._served[name] += context
             chosen.append((name, self._sources[name].row(context)))
@@ -117,12 +122,15 @@ class Mixture:
     def state_dict(self) -> dict[str, Any]:
         return {
             "served": dict(self._served),
-            "target": dict(self._target),
+            "base": dict(self._base),
+            "stretch": [self._stretch[0], self._stretch[1][0], dict(self._stretch[1][1])],
             "sources": {name: source.state_dict() for name, source in self._sources.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._served, self._target = dict(state["served"]), dict(state["target"])
+        self._served, self._base = dict(state["served"]), dict(state["base"])
+        rows, context, shares = state["stretch"]
+        self._stretch = (rows, (context, dict(shares)))
         for name, source in self._sources.items():
             source.load_state_dict(state["sources"][name])
 
@@ -133,7 +141,8 @@ class Mixture:
 
     def _due(self, shares: Mapping[str, float], context: int) -> str:
         """The source of the next row, its target counted in already."""
-        behind = {name: (self._target[name] - self._served[name]) / context for name in shares}
+        target = self.target
+        behind = {name: (target[name] - self._served[name]) / context for name in shares}
         slack = 1.0 / max(2, 2 * len(shares) - 2)
         may = [name for name in shares if behind[name] >= slack - 1e-9]
         if not may:  # only just after a change of weights

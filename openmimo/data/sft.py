@@ -5,7 +5,8 @@
 3. At most eight responses a query.
 
 The paper does not say how the second step tells; the rules here are ours. A query is all that the user says, whatever
-its case and spacing; a response is all that the assistant says. Left out: languages that share a script.
+its case and spacing; a response is all that the assistant says. Left out: languages that
+share a script, but for the six of STOP_WORDS.
 """
 
 from __future__ import annotations
@@ -254,30 +255,87 @@ def incomplete(answer: str) -> str:
     end = said.rstrip()
     if end[-1] in ",=([{" and len(end.split()) > 1:
         return f"it ends with {end[-1]!r}"
+    if prose.count("**") % 2 and re.search(r"(^|\s)\*\*(\S[^*\n]*)?$", prose.rstrip()):
+        return "an emphasis is open"
+    last = end.rpartition("\n")[2].split()
+    if len(last) > 1 and last[-1] in OPEN_WORDS:
+        return f"it ends with {last[-1]!r}"
+    if len(last) >= 12 and last[-1].isalpha() and len(re.findall(r"[.!?](?=\s)", prose)) >= 2:
+        return f"its last sentence is cut off after {last[-1]!r}"
     return ""
+
+
+OPEN_WORDS = set(
+    "the an and or but because of to is are that which with for by from if than was were has have will".split()
+)
+"""What no sentence ends with."""
 
 
 def mixed_language(query: str, answers: Sequence[str], *, most: float = MOST_FOREIGN) -> str:
     """Which script of a response the query does not use, if over `most` of the response's letters are foreign to it.
 
-    Latin and Greek are never foreign, nor is the script of a language that the query names; code fences do not count.
+    Greek is never foreign, nor is the script of a language that the query names; code fences do not count. Latin
+    letters are, to a query without Latin words, where they make prose (LATIN_PROSE words on end). And a response that
+    is plainly in another of the languages of STOP_WORDS than the query is.
     """
     known = {"LATIN", "GREEK", *map(_script, set(query))}
     known |= {script for name, script in SCRIPT_OF.items() if re.search(rf"\b{name}\b", query, re.IGNORECASE)}
     if known & {"HIRAGANA", "KATAKANA"}:
         known |= {"HIRAGANA", "KATAKANA", "CJK"}
+    others = set(map(_script, set(query))) - {"", "LATIN", "GREEK"}
+    asked_in_latin = not others or bool(_ASKED_IN_LATIN.search(query))
+    asked = _language(query)
     for answer in answers:
+        if asked and (spoken := _language(answer)) and spoken != asked and spoken not in query.casefold():
+            return f"it is in {spoken.capitalize()}, the query in {asked.capitalize()}"
         letters: Counter[str] = Counter()
         for letter, count in Counter("".join(answer.split("```")[::2])).items():
             letters[_script(letter)] += count
         del letters[""]
         foreign = Counter({script: n for script, n in letters.items() if script not in known})
+        if not asked_in_latin:
+            foreign["LATIN"] = sum(sum(map(str.isalpha, run)) for run in _latin_prose(answer))
         share = foreign.total() / max(1, letters.total())
         if share > most:
             return (
                 f"{100 * share:.0f} % of the letters are foreign to the query, {foreign.most_common(1)[0][0]} above all"
             )
     return ""
+
+
+LATIN_PROSE = 5
+"""Latin words in a row that make prose: names and terms are fewer."""
+
+STOP_WORDS = {
+    "english": "the and is of to that which with for are this was from we it has have be by",
+    "spanish": "el los las que es una por para del está son como más pero se",
+    "french": "les des est une que dans avec qui sur nous pas ce cette sont du",
+    "german": "der das und ist nicht ein eine mit für den auf wir sich dem zu",
+    "italian": "il che di è una sono della gli nel si questo più anche degli",
+    "portuguese": "que uma não com para os é da são em um como mais pela",
+}
+"""Small words that tell languages of one script apart; none is an English word of another meaning."""
+_STOP_WORDS = {language: frozenset(words.split()) for language, words in STOP_WORDS.items()}
+
+
+_ASKED_IN_LATIN = re.compile(r"[A-Za-z]{3,} +[A-Za-z]{2,}|英[语文語]|[Аа]нглийск|영어|الإنجليزية|अंग्रेज़ी")
+"""Words of a query that is partly in Latin letters, or that asks for English."""
+
+
+def _language(text: str, *, least: int = 4) -> str:
+    """A language of STOP_WORDS, if at least `least` and a twelfth of the words are its, thrice those of any other."""
+    words = re.findall(r"[^\W\d_]+", re.sub(r"\$[^$]*\$", " ", "".join(text.split("```")[::2])).casefold())
+    counts = Counter({language: sum(word in known for word in words) for language, known in _STOP_WORDS.items()})
+    (first, most), (_, second) = counts.most_common(2)
+    return first if most >= max(least, len(words) / 12) and most >= 3 * second else ""
+
+
+def _latin_prose(answer: str) -> list[str]:
+    """Runs of LATIN_PROSE Latin words and more, outside of code and formulas."""
+    prose = re.sub(
+        r"\$[^$]*\$|`[^`\n]*`|\\\(.*?\\\)|\\\[.*?\\\]", "|", "".join(answer.split("```")[::2]), flags=re.DOTALL
+    )
+    return re.findall(rf"(?:[A-Za-z'’-]+[ ,;:.\n]+){{{LATIN_PROSE - 1},}}[A-Za-z'’-]+", prose)
 
 
 SCRIPT_OF = {

@@ -20,7 +20,7 @@ from openmimo.eval.run import EvalConfig
 from openmimo.judge.pool import JudgeConfig
 from openmimo.model.config import MiMoConfig
 from openmimo.rl.config import RLConfig
-from openmimo.train.pretrain import PretrainConfig
+from openmimo.train.pretrain import PretrainConfig, check_stages
 from openmimo.train.sft import SFTConfig
 
 STAGES = ("data", "pretrain", "sft", "draft", "rl", "eval")
@@ -115,6 +115,13 @@ def check(recipe: Recipe) -> None:
     for key, (value, least) in at_least.items():
         if not value >= least:
             raise ValueError(f"{key} must be at least {least}, got {value}")
+    check_stages(recipe.pretrain)
+    longest = max(stage.context for stage in recipe.pretrain.stages)
+    if longest > recipe.model.max_position_embeddings:
+        raise ValueError(
+            f"model.max_position_embeddings must be at least {longest}, the longest context of pretrain.stages, "
+            f"got {recipe.model.max_position_embeddings}"
+        )
 
 
 def _call(function: Callable[[], object], name: str) -> Recipe:

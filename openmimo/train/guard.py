@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 from typing import Any
@@ -43,7 +44,8 @@ class Guard:
         if not math.isfinite(loss) or not math.isfinite(gradient_norm):
             reason = "not_finite"
         elif self.config.sigmas and len(self.losses) >= self.config.least:
-            if loss > fmean(self.losses) + self.config.sigmas * pstdev(self.losses):
+            deviation = pstdev(self.losses)
+            if deviation and loss > fmean(self.losses) + self.config.sigmas * deviation:
                 reason = "spike"
         self.in_a_row = self.in_a_row + 1 if reason else 0
         if not reason:
@@ -56,17 +58,21 @@ class Guard:
         """What came before says nothing of what comes: the mixture or the context has changed."""
         self.losses.clear()
 
-    def check(self, step: int, loss: float, gradient_norm: float, learning_rate: float) -> None:
-        """Raise when patience has run out.
+    def check(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Raise when patience has run out. Called once the step is in the log.
+
+        Args:
+            metrics: of the step: `loss`, `grad_norm`, `learning_rate`.
 
         Raises:
             ValueError: with what was seen and what may help.
         """
         if self.in_a_row >= self.config.patience:
             raise ValueError(
-                f"{self.in_a_row} updates in a row were left out, the last at step {step} with loss {loss:.4g} and "
-                f"gradient norm {gradient_norm:.4g} at learning rate {learning_rate:.3g}; the last checkpoint is "
-                "whole: look at the data from there on, or train with a lower learning rate or a longer warm-up"
+                f"{self.in_a_row} updates in a row were left out, the last at step {step} with loss "
+                f"{metrics['loss']:.4g} and gradient norm {metrics['grad_norm']:.4g} at learning rate "
+                f"{metrics['learning_rate']:.3g}; look at the data from the last checkpoint on, or go on from it with "
+                "a lower learning_rate (--set and --accept-changes), or with more guard.patience (--set)"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -174,9 +174,11 @@ def pretrain(
         held_out: by source, rows that are never trained on.
 
     Raises:
-        ValueError: if a source would be read more often than it may, or too many updates in a row were left out.
+        ValueError: for a schedule with an empty stage, a source that would be read more often than it may, or if too
+            many updates in a row were left out.
         Stopped: after SIGTERM, with all saved.
     """
+    check_stages(config)
     mesh = mesh or Mesh()
     worker = Worker(model, config.compute, mesh)
     state = TrainState(model, Optimizer(model, config.optim), worker, Guard(config.guard))
@@ -226,10 +228,10 @@ def pretrain(
                 micro_rows=config.micro_rows,
                 num_rows=now.batch_sequences,
             )
+            elapsed = time.perf_counter() - clock
             ends = state.tokens >= config.total_tokens
             if held_out and config.validate_every and (ends or state.step % config.validate_every == 0):
                 metrics.update(perplexities(worker, held_out))
-            elapsed = time.perf_counter() - clock
             slots = now.batch_sequences * now.context
             counts = {m: flops_per_token(model.config, now.context, causal=m == "causal", mtp=mtp) for m in _MASKS}
             log.step(
@@ -249,6 +251,7 @@ def pretrain(
                 context=now.context,
                 rope_theta=now.rope_theta,
             )
+            state.guard.check(state.step - 1, metrics)
             stopping = mesh.any(signal.asked)
             if ends or stopping or state.step % config.checkpoint_every == 0:
                 log.sync()
@@ -257,6 +260,7 @@ def pretrain(
                 on_step()
             if stopping and not ends:
                 writer.wait()
+                mesh.wait()  # the first rank that ends makes torchrun end the others
                 raise Stopped(f"pretrain stopped by SIGTERM after step {state.step:,}; all is saved")
             clock = time.perf_counter()
     mesh.wait()
@@ -325,6 +329,44 @@ def walk(config: PretrainConfig, tokens: float, until: float) -> tuple[int, floa
         steps += stride
         tokens += stride * per_step
     return steps, tokens
+
+
+def first_steps(config: PretrainConfig, marks: Sequence[float]) -> dict[float, int]:
+    """By token count, the first step that begins at or after it."""
+    found: dict[float, int] = {}
+    tokens, steps = 0.0, 0
+    for mark in sorted(marks):
+        more, tokens = walk(config, tokens, mark)
+        steps += more
+        found[mark] = steps
+    return found
+
+
+def check_stages(config: PretrainConfig) -> None:
+    """Refuse a schedule in which some stage has no step of its own.
+
+    Raises:
+        ValueError: naming the stage, its tokens and the least right number.
+    """
+    began = 0.0
+    for number, stage in enumerate(config.stages, 1):
+        if not stage.until_tokens > began:
+            raise ValueError(
+                f"stage {number} ends at {stage.until_tokens:.6g} tokens, not after stage {number - 1}'s end at "
+                f"{began:.6g}; pretrain.stages must grow"
+            )
+        began = stage.until_tokens
+    ends = first_steps(config, [0.0, *(stage.until_tokens for stage in config.stages)])
+    began = 0.0
+    for number, stage in enumerate(config.stages, 1):
+        now = settings_at(config, began)
+        step_tokens = now.batch_sequences * now.context
+        if stage.until_tokens - began < step_tokens or ends[stage.until_tokens] == ends[began]:
+            raise ValueError(
+                f"stage {number} has {stage.until_tokens - began:,.6g} tokens, too few for one step of "
+                f"{now.batch_sequences:,} sequences of {now.context:,} ({step_tokens:,} tokens)"
+            )
+        began = stage.until_tokens
 
 
 def seeded_model(model: MiMo, seed: int) -> MiMo:

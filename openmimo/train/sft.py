@@ -120,12 +120,14 @@ def finetune(
                 timing={"step_s": elapsed, "tokens_per_s": len(rows) * config.context / elapsed},
                 **metrics,
             )
+            state.guard.check(state.step - 1, metrics)
             stopping = mesh.any(signal.asked)
             if ends or stopping or state.step % config.checkpoint_every == 0:
                 log.sync()
                 writer.save(state.step, {"train": state.state_dict()})
             if stopping and not ends:
                 writer.wait()
+                mesh.wait()  # the first rank that ends makes torchrun end the others
                 raise Stopped(f"sft stopped by SIGTERM after step {state.step:,} of {len(plan):,}; all is saved")
     mesh.wait()
     return state

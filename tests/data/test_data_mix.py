@@ -173,7 +173,8 @@ def test_ranks_that_take_their_share_see_the_rows_of_one() -> None:
 def test_a_demand_beyond_the_limit_says_how_many_epochs_it_takes() -> None:
     shards = {name: shard(name, [[1] * 10] * 10) for name in ("synthetic", "web")}
     mixture = Mixture(shards, seed=0, max_epochs={"web": 2.0})
-    assert mixture.check_demand({"web": 200.0, "synthetic": 5000.0}) == []  # synthetic text may be repeated, MiMo 2.1
+    assert mixture.check_demand({"web": 100.0, "synthetic": 5000.0}) == []  # synthetic text may be repeated, MiMo 2.1
+    assert mixture.check_demand({"web": 200.0}) == ["source 'web' will be read 2.0 times: 200 of 100 tokens"]
     asked = r"source 'web' has 100 tokens and the run asks for 250: 2\.50 epochs, its limit is 2"
     with pytest.raises(ValueError, match=asked):
         mixture.check_demand({"web": 250.0})

@@ -243,3 +243,39 @@ def test_both_answers_of_two_turns_are_learnt_token_by_token() -> None:
     expected = [*user, "1", "<|im_end|>", "Ċ", *assistant, "2", "<|im_end|>", "Ċ"]
     expected += [*user, "3", "<|im_end|>", "Ċ", *assistant, "4", "<|im_end|>", "Ċ"]
     assert "".join(token for token, _ in shown) == "".join(expected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("It remains at rest because the", "it ends with 'the'"),
+        ("This is an answer, and", "it ends with 'and'"),
+        ("The answer is **", "an emphasis is open"),
+        (
+            "It is so. It stays so. But what happens to the other object when the first one is cut off in the mid",
+            "its last sentence is cut off after 'mid'",
+        ),
+        ("The **answer** is 5", ""),
+        ("So x**2 is $4$", ""),
+        ("The plank is 12 in", ""),
+        ("no full stop is ever written here by someone who writes like this in all of his answers", ""),
+    ],
+)
+def test_sentences_that_break_off_are_incomplete(answer: str, why: str) -> None:
+    assert incomplete(answer) == why
+
+
+def test_latin_prose_is_foreign_to_a_query_without_latin_words() -> None:
+    prose = "重力是一种力. Gravity is the force by which a planet draws objects toward its center"
+    assert "LATIN above all" in mixed_language("什么是重力？", [prose])
+    assert mixed_language("什么是 Newton 的 gravity law？", [prose]) == ""
+    assert mixed_language("请翻译成英语：你好", ["Hello my dear friend, how are you today"]) == ""
+    assert mixed_language("用Python写一个函数", ["可以用 def 定义 `f`, 使用 list comprehension 即可"]) == ""
+
+
+def test_an_answer_in_another_language_of_one_script_is_mixed() -> None:
+    query = "What is the capital of France and what is it known for?"
+    answer = "La capital de Francia es París, que es conocida por la torre y por los museos del mundo"
+    assert mixed_language(query, [answer]) == "it is in Spanish, the query in English"
+    assert mixed_language(f"{query} Answer in Spanish.", [answer]) == ""
+    assert mixed_language("Miles per hour of the train that is at rest?", ["5 miles per hour, 6 miles per hour"]) == ""

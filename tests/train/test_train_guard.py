@@ -7,6 +7,7 @@ import pytest
 from openmimo.train.guard import Guard, GuardConfig
 
 CONFIG = GuardConfig(sigmas=6.0, window=8, least=4, patience=3)
+LAST = {"loss": math.nan, "grad_norm": 1.0, "learning_rate": 1e-3}
 
 
 def fed(*losses: float) -> tuple[Guard, list[str]]:
@@ -41,16 +42,20 @@ def test_too_many_in_a_row_end_the_run_with_advice() -> None:
     guard = Guard(CONFIG)
     for step in range(2):
         guard.skips(math.nan, 1.0)
-        guard.check(step, math.nan, 1.0, 1e-3)
+        guard.check(step, LAST)
     assert guard.skips(1.0, 1.0) == ""
     for step in range(2):
         guard.skips(math.nan, 1.0)
-        guard.check(step, math.nan, 1.0, 1e-3)
+        guard.check(step, LAST)
     guard.skips(math.nan, 1.0)
     with pytest.raises(
-        ValueError, match=r"3 updates in a row were left out, the last at step 7 .* lower learning rate"
+        ValueError, match=r"3 updates in a row were left out, the last at step 7 .* lower learning_rate"
     ):
-        guard.check(7, math.nan, 1.0, 1e-3)
+        guard.check(7, LAST)
+
+
+def test_equal_losses_make_no_spike_of_the_next() -> None:
+    assert fed(2.0, 2.0, 2.0, 2.0, 2.001)[1][-1] == ""
 
 
 def test_a_restored_guard_decides_alike() -> None:

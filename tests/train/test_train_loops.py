@@ -276,10 +276,23 @@ def test_a_run_that_only_spikes_stops_with_advice_and_its_last_checkpoint(
             return dataclasses.replace(batch, loss_weights=batch.loss_weights * np.float32("nan")) if late else batch
 
     config = dataclasses.replace(RECIPE, guard=GuardConfig(patience=4))
-    with pytest.raises(ValueError, match=r"4 updates in a row were left out, .* lower learning rate"):
+    with pytest.raises(ValueError, match=r"4 updates in a row were left out, .* lower learning_rate"):
         pretrain(seeded_model(MiMo(MODEL), 7), Broken(shards, seed=7), config, out=tmp_path, checkpoints=tmp_path / "c")
+    assert [row["skipped_update"] for row in read_metrics(tmp_path)][-4:] == [1.0] * 4
     saved = checkpoint.latest(tmp_path / "c")
     assert saved is not None and torch.isfinite(saved["train"]["model"]["lm_head.weight"]).all()
+
+
+def test_a_schedule_with_an_empty_stage_is_refused(shards: dict[str, TokenShard], tmp_path: Path) -> None:
+    stages = (RECIPE.stages[0], dataclasses.replace(RECIPE.stages[0], until_tokens=1.0))
+    with pytest.raises(ValueError, match=r"stage 2 ends at 1 tokens, not after stage 1's end"):
+        pretrain(
+            seeded_model(MiMo(MODEL), 7),
+            Mixture(shards, seed=7),
+            dataclasses.replace(RECIPE, stages=stages),
+            out=tmp_path,
+            checkpoints=tmp_path / "c",
+        )
 
 
 def test_losses_by_source_and_held_out_perplexity_are_logged(shards: dict[str, TokenShard], tmp_path: Path) -> None:
