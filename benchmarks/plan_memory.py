@@ -2,7 +2,7 @@
 
     python benchmarks/plan_memory.py [benchmarks/results/plan_memory.json]
 
-Several shapes x {float32, bfloat16} x recompute {none, selective, full}, Muon, one long row, and FSDP2 over two ranks.
+Several shapes x {float32, bfloat16} x recompute {none, selective, full}, Muon, long rows, no MTP, FSDP2 on two ranks.
 Every case is a process of its own, single-threaded: steps of a tiny model first, so that libraries are in place; then
 the model, its optimizer and two real `train_step`s. Measured are
 
@@ -65,7 +65,8 @@ def cases() -> list[tuple[str, dict[str, Any], Layout]]:
             found.append((name, shape, replace(layout, dtype=dtype, recompute=recompute)))
     deep, large = SHAPES["deep"][0], SHAPES["large"][0]
     for dtype in ("float32", "bfloat16"):
-        found.append(("one long row", deep, Layout(1, 2048, dtype, "full", passes=1)))
+        for context, recompute in ((2048, "full"), (2048, "none"), (4096, "full"), (4096, "none")):
+            found.append(("one long row", deep, Layout(1, context, dtype, recompute, passes=1)))
         found.append(("no MTP", {**deep, "num_nextn_predict_layers": 0}, Layout(4, 512, dtype, "none", passes=1)))
         found.append(("Muon", large, Layout(1, 128, dtype, "none", "muon", passes=1)))
         found.append(("two ranks", large, Layout(1, 512, dtype, "full", ranks=2, passes=2)))
@@ -167,7 +168,7 @@ def train(config: MiMoConfig, layout: Layout, mesh: Mesh) -> tuple[TrainState, C
     state = TrainState(model, Optimizer(model, OptimConfig(kind=layout.optimizer)), worker)
     rows, context = layout.rows * layout.passes, layout.context
     documents = np.zeros((rows, context), np.int32)
-    documents[:, context // 2 :] = 1
+    documents[:, context // 8 :] = 1  # a long one too: attention then takes keys of most lengths it can
     batch = Batch(
         np.random.default_rng(0).integers(0, config.vocab_size, (rows, context)),
         np.tile(np.arange(context), (rows, 1)),
