@@ -23,7 +23,8 @@ from openmimo.log import say
 
 FREE = (
     "threads checkpoint_every keep_last keep_every validate_every micro_rows chunk_tokens compile recompute shard "
-    "sigmas window least patience"
+    "sigmas window least patience num_engines stream_updates show_every num_shown no_groups_steps not_finite_updates "
+    "collapsed_steps"
 ).split()
 """Settings, by their last name, that say how a run is computed, kept and watched, not what is learnt from what: they
 may differ when it goes on. Only last bits can change by them, and which spikes are left out."""

@@ -6,12 +6,14 @@ checkpoint, and returns a small dict for state.json. Whatever depends on the clo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -25,13 +27,15 @@ from openmimo.data.decontaminate import build_screen
 from openmimo.data.mix import Mixture
 from openmimo.data.pipeline import read_documents, run_pipeline
 from openmimo.data.pipeline import stages as pipeline_stages
-from openmimo.data.sft import prepare
+from openmimo.data.sft import mixed_language, prepare
 from openmimo.data.sft import samples as sft_samples
 from openmimo.data.shards import TokenShard, open_shards, write_shard
 from openmimo.data.snapshot import snapshot_pages
 from openmimo.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 from openmimo.draft import acceptance_of, own_rollouts, spread
 from openmimo.engine.engine import Engine, EngineConfig
+from openmimo.engine.pool import EnginePool, Steps
+from openmimo.engine.process import ProcessEngine, from_folder
 from openmimo.eval.run import Evaluation, evaluate, gain
 from openmimo.judge.pool import JudgePool
 from openmimo.log import progress, say
@@ -43,6 +47,7 @@ from openmimo.recipes import STAGES, Recipe
 from openmimo.report.page import render
 from openmimo.rl.reward import level
 from openmimo.rl.train import train
+from openmimo.rollout.driver import Timing
 from openmimo.rows import document_from, read_problems, read_rows, write_rows
 from openmimo.run import Run
 from openmimo.train.draft import batches_of, tune, with_copies
@@ -261,31 +266,57 @@ def rl(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     start = run.folder / MODELS["draft"]
     chat = Chat.load(start)
     model = load_folder(start).to(mesh.device)
-    engine = Engine(load_folder(start).to(mesh.device), _engine_config(recipe, chat))
-    with JudgePool(recipe.judge.num_workers, recipe.judge) as judge:
-        problems, counts = _curated(run, recipe, chat, engine, judge)
-        validation = read_problems(problems_file(run, "validation"))
+    with _engines(recipe, chat, start, mesh) as engine, JudgePool(recipe.judge.num_workers, recipe.judge) as judge:
+        try:
+            problems, counts, seen = _curated(run, recipe, chat, engine, judge)
+            validation = read_problems(problems_file(run, "validation"))
 
-        def validate(version: int) -> dict[str, float]:
-            found = evaluate(
-                engine, judge, validation, recipe.eval, chat=chat, seed=run.seed, num_samples=2, title="validate"
-            ).summary()["accuracy"]
-            return {f"validation_{kind}": estimate["mean"] for kind, estimate in found.items()}
+            def validate(version: int) -> tuple[dict[str, float], dict[str, float]]:
+                timing = Timing()
+                found = evaluate(
+                    engine,
+                    judge,
+                    validation,
+                    recipe.eval,
+                    chat=chat,
+                    seed=run.seed,
+                    num_samples=2,
+                    title="validate",
+                    timing=timing,
+                )
+                by_kind = found.summary()["accuracy"]
+                return (
+                    {"validation": found.mean(), **{f"validation_{k}": e["mean"] for k, e in by_kind.items()}},
+                    {"validation_idle": timing.idle_ratio},
+                )
 
-        state = train(
-            model,
-            problems,
-            recipe.rl,
-            chat=chat,
-            engine=engine,
-            judge=judge,
-            seed=run.seed,
-            out=run.folder,
-            checkpoints=run.folder / "checkpoints" / "rl",
-            validate=validate,
-        )
+            state = train(
+                model,
+                problems,
+                recipe.rl,
+                chat=chat,
+                engine=engine,
+                judge=judge,
+                seed=run.seed,
+                out=run.folder,
+                checkpoints=run.folder / "checkpoints" / "rl",
+                slots=recipe.engine.max_batch_size * len(engine.engines),
+                seen=seen,
+                mixed=lambda prompt, response: bool(mixed_language(prompt, [response])),
+                validate=validate if validation else None,
+                save_model=lambda folder: save_folder(model, folder, tokenizer_from=start),
+            )
+        except RuntimeError as error:  # programs cannot be judged here
+            raise ValueError(f"rl: {error}") from error
+        lost = engine.num_lost
     save_folder(model, run.folder / MODELS["rl"], tokenizer_from=start)
-    return {"updates": state.step, "tokens": state.tokens, "skipped": state.skipped, "problems": counts}
+    return {
+        "updates": state.step,
+        "tokens": state.tokens,
+        "skipped": state.skipped,
+        "problems": counts,
+        "timing": {"engines_lost": lost, "judgements_redone": judge.num_redone},
+    }
 
 
 def evaluation(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
@@ -394,10 +425,33 @@ def problems_file(run: Run, name: str) -> Path:
     return run.folder / "data" / "problems" / f"{name}.jsonl"
 
 
-def _curated(run: Run, recipe: Recipe, chat: Chat, engine: Engine, judge: JudgePool) -> tuple[list[Problem], Any]:
-    """The RL problems worth training on; computed once and kept in the run folder."""
+@contextlib.contextmanager
+def _engines(recipe: Recipe, chat: Chat, folder: Path, mesh: Mesh) -> Iterator[EnginePool]:
+    """The engines of RL: `rl.num_engines` in processes of their own, or one here; lost ones are replaced."""
+    config, count = _engine_config(recipe, chat), recipe.rl.num_engines
+
+    def build(number: int) -> Steps:
+        if count:
+            return ProcessEngine(from_folder(folder, config, threads=1))
+        return Engine(load_folder(folder).to(mesh.device), config)
+
+    pool = EnginePool([build(number) for number in range(max(1, count))], build=build)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def _curated(
+    run: Run, recipe: Recipe, chat: Chat, engine: EnginePool, judge: JudgePool
+) -> tuple[list[Problem], Any, list[tuple[str, float, float]]]:
+    """The RL problems worth training on, how many were dropped, and (id, pass rate, longest response) of those kept.
+
+    Computed once and kept in the run folder.
+    """
     kept, counts = problems_file(run, "rl_curated"), run.folder / "data" / "problems" / "rl_curated.json"
-    if not (kept.is_file() and counts.is_file()):
+    seen = problems_file(run, "rl_seen")
+    if not (kept.is_file() and counts.is_file() and seen.is_file()):
         problems = read_problems(problems_file(run, "rl"))
         rolled_out = evaluate(
             engine,
@@ -416,9 +470,27 @@ def _curated(run: Run, recipe: Recipe, chat: Chat, engine: Engine, judge: JudgeP
             level=level,
             golden=lambda p: judge.submit(p, f"```python\n{p.solution}\n```").result(),
         )
+        ids = {problem.id for problem in curated.problems}
+        write_rows(
+            seen,
+            (
+                {
+                    "id": group.problem.id,
+                    "pass_rate": fmean(float(v.status == "accepted") for v in group.verdicts),
+                    "longest_tokens": max(len(r.token_ids) for r in group.rollouts),
+                }
+                for group in rolled_out.groups
+                if group.problem.id in ids
+            ),
+        )
         write_rows(kept, curated.problems)
         write_text(counts, json.dumps(curated.counts, indent=2) + "\n")
-    return read_problems(kept), json.loads(counts.read_text(encoding="utf-8"))
+    rows = read_rows(seen, ("id", "pass_rate", "longest_tokens"))
+    return (
+        read_problems(kept),
+        json.loads(counts.read_text(encoding="utf-8")),
+        [(row["id"], row["pass_rate"], row["longest_tokens"]) for row in rows],
+    )
 
 
 def _rows_in(shard: TokenShard, context: int, most: int = 16) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from openmimo.data.chat import Chat
 from openmimo.eval.passk import average, mean_pass_at_k, paired_difference, sampling_error
 from openmimo.log import progress
-from openmimo.rollout.driver import Engine, Judge, stream
+from openmimo.rollout.driver import Engine, Judge, Timing, stream
 from openmimo.types import Group, Problem, Sampling
 
 
@@ -96,8 +96,12 @@ def evaluate(
     temperature: float | None = None,
     num_samples: int | None = None,
     title: str = "evaluate",
+    timing: Timing | None = None,
 ) -> Evaluation:
     """Judge `num_samples` samples of every problem.
+
+    Args:
+        timing: filled in, if given: where the seconds went.
 
     Raises:
         ValueError: without problems.
@@ -120,6 +124,7 @@ def evaluate(
         num_samples=1 if at == 0.0 else num_samples or config.num_samples,
         seed=seed,
         max_active_requests=config.max_active_requests,
+        timing=timing,
     )
     groups = progress(judged, title, total=len(problems), unit="problems")
     return Evaluation(tuple(sorted(groups, key=lambda g: g.launch)), at)

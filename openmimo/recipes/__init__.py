@@ -97,9 +97,17 @@ def check(recipe: Recipe) -> None:
         "pretrain.validate_every": (recipe.pretrain.validate_every, 0),
         "pretrain.guard.window": (recipe.pretrain.guard.window, 2),
         "pretrain.guard.patience": (recipe.pretrain.guard.patience, 1),
-        "rl.steps": (recipe.rl.steps, 0),
-        "rl.temperature": (recipe.rl.temperature, 0),
-        "rl.max_new_tokens": (recipe.rl.max_new_tokens, 1),
+        "rl.num_rollouts": (recipe.rl.num_rollouts, 2),
+        **{
+            f"rl.{name}": (getattr(recipe.rl, name), least)
+            for least, names in (
+                (0, ("steps", "validate_every", "show_every", "num_shown", "micro_rows", "warmup_steps")),
+                (0, ("no_groups_steps", "not_finite_updates", "collapsed_steps", "num_engines")),
+                (1, ("batch_groups", "minibatch_groups", "max_new_tokens", "max_active_groups", "max_launch_factor")),
+                (1, ("checkpoint_every", "keep_last", "curation_samples")),
+            )
+            for name in names
+        },
         "eval.num_samples": (recipe.eval.num_samples, 1),
         "eval.sweep_samples": (recipe.eval.sweep_samples, 1),
         "eval.max_active_requests": (recipe.eval.max_active_requests, 1),
@@ -122,6 +130,8 @@ def check(recipe: Recipe) -> None:
             f"model.max_position_embeddings must be at least {longest}, the longest context of pretrain.stages, "
             f"got {recipe.model.max_position_embeddings}"
         )
+    if not recipe.rl.temperature > 0:
+        raise ValueError(f"rl.temperature must be above 0, got {recipe.rl.temperature}: greedy responses are all equal")
 
 
 def _call(function: Callable[[], object], name: str) -> Recipe:

@@ -33,6 +33,8 @@ class Contents:
     """Stages of the document pipeline."""
     samples: Mapping[str, Sequence[Mapping[str, Any]]]
     """Rows of samples/{base,sft,rl}.jsonl by checkpoint."""
+    rl_samples: Mapping[int, Sequence[Mapping[str, Any]]]
+    """Rows of samples/rl-STEP.jsonl by step: rollouts that RL learned from."""
     left_out: Sequence[str] = ()
     """Files with rows that lack what the page needs: how many, and what the first lacks."""
 
@@ -62,6 +64,11 @@ def read_contents(folder: Path) -> Contents:
         path = folder / "samples" / f"{name}.jsonl"
         if path.is_file():
             samples[name] = _sound(read_rows(path), shapes.Sample, f"samples/{name}.jsonl", left_out)
+    rl_samples = {
+        int(path.stem.removeprefix("rl-")): _sound(read_rows(path), shapes.Sample, f"samples/{path.name}", left_out)
+        for path in sorted((folder / "samples").glob("rl-*.jsonl"))
+        if path.stem.removeprefix("rl-").isdigit()
+    }
     return Contents(
         name=folder.resolve().name,
         run=_json(folder / "run.json", shapes.RunFile),
@@ -70,6 +77,7 @@ def read_contents(folder: Path) -> Contents:
         metrics=metrics,
         funnel=_json(folder / "data" / "documents" / "funnel.json", shapes.Funnel).get("stages", ()),
         samples=samples,
+        rl_samples=rl_samples,
         left_out=left_out,
     )
 

@@ -64,5 +64,6 @@ def _parts(contents: Contents) -> dict[str, Any]:
         "kept": tables.kept(contents),
         "dropped": tables.dropped(contents.funnel),
         "shown": to_show(contents.samples),
+        "rl_shown": {step: to_show({"rl": rows}) for step, rows in contents.rl_samples.items()},
         "names": NAMES,
     }

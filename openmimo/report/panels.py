@@ -71,9 +71,20 @@ def reinforcement(rows: Rows) -> list[Chart]:
     def by_kind(title: str, prefix: str) -> Chart:
         return Chart(title, "step", [line(rows, prefix + kind, "step", name, c) for kind, name, c in KINDS], "%")
 
+    timed = [{**row, **row.get("timing", {})} for row in rows]
+    families = sorted({key for row in rows for key in row if key.startswith("accepted/")})
     return [
         one("Mean reward, points", "reward"),
         by_kind("Accepted share", "accepted_"),
+        Chart(
+            "Accepted share by family",
+            "step",
+            [
+                line(rows, key, "step", key.removeprefix("accepted/"), color)
+                for key, color in zip(families, cycle(COLORS_IN_TURN), strict=False)
+            ],
+            "%",
+        ),
         by_kind("Validation accuracy", "validation_"),
         one("Entropy, nats a token", "entropy"),
         Chart(
@@ -88,6 +99,33 @@ def reinforcement(rows: Rows) -> list[Chart]:
         one("Cut at the length limit", "truncated", "%"),
         one("Valid groups: they carry a gradient", "valid_share", "%"),
         one("Problems in the easy pool", "easy_pool"),
+        Chart(
+            "KL, nats a token",
+            "step",
+            [
+                line(rows, "engine_kl", "step", "engine to trainer", "first"),
+                line(rows, "kl", "step", "before to after the updates", "second"),
+            ],
+            from_zero=True,
+        ),
+        Chart(
+            "Odd responses",
+            "step",
+            [
+                line(rows, "mixed_language", "step", "mixed languages", "first"),
+                line(rows, "time_limit", "step", "out of time in the judge", "second"),
+            ],
+            "%",
+        ),
+        Chart(
+            "Idle slots and waste",
+            "step",
+            [
+                line(timed, "idle", "step", "slots without useful work", "first"),
+                line(timed, "waste", "step", "valid groups beyond the batch", "second"),
+            ],
+            "%",
+        ),
         Chart(
             "Clipped tokens",
             "step",

@@ -29,6 +29,8 @@ class Response:
     status: str
     cut: bool
     """It ran into the length limit."""
+    points: float | None = None
+    """Its reward, where RL gave one."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def _response(row: Mapping[str, Any]) -> Response:
         answer=markdown(shortened(answer)),
         status=row["status"],
         cut=row.get("finish_reason") == "length",
+        points=row.get("reward"),
     )
 
 

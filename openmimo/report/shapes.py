@@ -36,6 +36,7 @@ class SampleProblem(TypedDict):
 class SampleResponse(TypedDict):
     text: str
     status: str
+    reward: NotRequired[float | None]
 
 
 class Sample(TypedDict):

@@ -15,8 +15,22 @@ from openmimo.report.panels import KINDS, NAMES
 
 Cell = str | Markup
 
-TIMES = {"rollout_s": "rollout", "train_s": "update", "validate_s": "validation"}
+TIMES = {
+    "rollout_s": "rollout",
+    "train_s": "update",
+    "weights_s": "weights to the engine",
+    "validate_s": "validation",
+    "checkpoint_s": "checkpoints",
+}
 """RL's laps, which add up; what rollouts wait for is told apart below."""
+PARTS = {
+    "generate_s": "rollout: generating",
+    "wait_for_judge_s": "rollout: waiting for judges",
+    "pack_s": "update: packing",
+    "old_logprobs_s": "update: old log-probabilities",
+    "update_s": "update: gradients",
+}
+"""Parts of these laps; those of streamed updates run beside the rollout."""
 
 
 @dataclass(frozen=True)
@@ -200,13 +214,14 @@ def rl_time(rows: Sequence[Mapping[str, Any]]) -> Table | None:
     found: list[list[Cell]] = [
         [name, duration(sums[key]), percent(sums[key] / total)] for key, name in TIMES.items() if key in sums
     ]
-    for key, name in (("generate_s", "rollout: generating"), ("wait_for_judge_s", "rollout: waiting for judges")):
+    for key, name in PARTS.items():
         if key in sums:
             found.append([name, duration(sums[key]), percent(sums[key] / total)])
     launched = sums.get("launched_groups", 0.0)
     note = (
-        f"{launched:.0f} groups launched, {sums.get('aborted_groups', 0.0):.0f} aborted; engine slots idle "
-        f"{percent(sums.get('idle', 0.0) / len(rows))} of the rollout, mean over steps."
+        f"{launched:.0f} groups launched, {sums.get('aborted_groups', 0.0):.0f} aborted; engine slots without useful "
+        f"work {percent(sums.get('idle', 0.0) / len(rows))} of the rollout, valid groups beyond the batch "
+        f"{percent(sums.get('waste', 0.0) / len(rows))} of it, means over steps."
         if launched
         else ""
     )

@@ -47,6 +47,26 @@ class RLConfig:
     """Rollouts a problem for its pass-rate filter and its tests' difficulty."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(weight_decay=0.0))
     micro_rows: int = 0
+    num_engines: int = 0
+    """Engines in processes of their own; 0: one in this process. Ours."""
+    stream_updates: bool = False
+    """Whether mini-batches whose groups are final train while the others still generate. The same updates, for the
+    memory of one more copy of the weights (decision 0043). Ours."""
     checkpoint_every: int = 1
+    keep_last: int = 2
+    """Newest checkpoints that stay."""
     validate_every: int = 0
     """Steps between validations; 0 is none."""
+    show_every: int = 10
+    """Steps between those of which some rollouts are kept to read; 0 is none. Ours."""
+    num_shown: int = 4
+    """Groups that are kept to read of such a step. Ours."""
+    no_groups_steps: int = 5
+    """Steps in a row without a valid group that end the run; 0 watches for none. Ours."""
+    not_finite_updates: int = 10
+    """Updates in a row whose loss or gradient is not finite, which are left out, that end the run; 0: none. Ours, as in
+    pre-training."""
+    least_entropy: float = 1e-3
+    """Nats a token; below it the policy has collapsed. Ours: far below what a trained policy shows."""
+    collapsed_steps: int = 3
+    """Collapsed steps in a row that end the run; 0 watches for none. Ours."""

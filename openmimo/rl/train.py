@@ -1,38 +1,50 @@
 """The RL loop (MiMo 3.3, 3.4): read it from top to bottom, it is walk 1.
 
 problem -> render -> generate -> judge -> reward -> seamless (these six meet in `rollout.driver`) -> advantages ->
-pack -> old log-probs -> updates -> weights to the engine.
+pack -> old log-probs -> updates (`update`) -> weights to the engine.
+
+RUN/rollouts/groups-STEP.jsonl keeps a running step's judged groups, a checkpoint all that decides between steps, so a
+kill at any moment loses neither, and on a CPU in float32 the run that goes on equals one that was left alone.
 """
 
 from __future__ import annotations
 
-import random
+import contextlib
+import copy
+import dataclasses
+import functools
+import json
+import shutil
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Protocol
 
 import torch
 
 from openmimo import checkpoint
 from openmimo.data.chat import Chat
-from openmimo.data.pack import Sample, pack
-from openmimo.log import Log, progress
+from openmimo.engine.sync import load_weights
+from openmimo.log import Log, say
 from openmimo.model.mimo import MiMo
-from openmimo.rl.advantage import advantages
 from openmimo.rl.config import RLConfig
-from openmimo.rl.loss import policy_loss, token_weights
+from openmimo.rl.loss import policy_loss
+from openmimo.rl.metrics import Mixed, cost, facts, spread
 from openmimo.rl.reward import Scheme, reward
 from openmimo.rl.sampling import Draws, ProblemPool, is_valid
+from openmimo.rl.show import Table
+from openmimo.rl.stops import Stops
+from openmimo.rl.update import Background, update
+from openmimo.rollout import trace
 from openmimo.rollout.driver import BatchResult, Engine, Judge, rollout_batch
 from openmimo.rollout.history import History, Outcome
+from openmimo.rollout.journal import Journal, keep_steps
 from openmimo.rollout.seamless import Seamless
-from openmimo.train.loss import token_logprobs
+from openmimo.rows import write_rows
+from openmimo.stop import Stopped, StopSignal
 from openmimo.train.optim import Optimizer
-from openmimo.train.step import TrainState, on_device, train_step
+from openmimo.train.step import TrainState
 from openmimo.types import Group, Problem, Sampling
 
 
@@ -40,6 +52,10 @@ class TrainableEngine(Engine, Protocol):
     """An engine that takes new weights."""
 
     def update_weights(self, state_dict: dict[str, torch.Tensor], version: int) -> None: ...
+
+
+Validate = Callable[[int], tuple[dict[str, float], dict[str, float]]]
+"""policy version -> (metrics, `validation` among them, the mean that decides which model is best; timing)."""
 
 
 def train(
@@ -53,83 +69,160 @@ def train(
     seed: int,
     out: Path,
     checkpoints: Path,
-    validate: Callable[[int], dict[str, float]] | None = None,
+    slots: int = 0,
+    seen: Iterable[tuple[str, float, float]] = (),
+    mixed: Mixed | None = None,
+    validate: Validate | None = None,
+    save_model: Callable[[Path], object] | None = None,
 ) -> TrainState:
     """Train the policy for `config.steps` iterations, from the newest checkpoint if there is one.
 
     Args:
         model: the policy; its MTP layers stay frozen.
-        engine: generates; receives the policy's weights after every iteration.
-        out: the run folder, for metrics and samples.
-        validate: policy version -> metrics, called every `validate_every` steps with the engine up to date.
+        engine: generates, with weights of its own; receives the policy's after every iteration.
+        out: the run folder, for metrics, samples and rollouts.
+        slots: requests that the engine can advance at once; 0: not known.
+        seen: (problem id, pass rate, tokens of its longest response), from curation, before the first step.
+        mixed: says whether a response mixes languages; None: not looked at.
+        validate: called every `validate_every` steps with the engine up to date.
+        save_model: writes the policy as a model folder; called when validation finds it the best so far.
+
+    Raises:
+        ValueError: for a prompt that leaves no room for a response, or a run that nothing can come of any more.
+        Stopped: after SIGTERM, with all saved.
     """
     check_lengths(problems, chat, config)
     freeze_mtp(model)
     state = TrainState(model, Optimizer(model, config.optim))
     pool = ProblemPool(problems, seed, config.alpha)
     history = History({"main": config.prior, "easy": 0.1})
-    saved = checkpoint.latest(checkpoints)
+    for problem_id, pass_rate, tokens in seen:
+        history.seed_with(problem_id, pass_rate, config.num_rollouts, tokens)
+    stops = Stops(config.no_groups_steps, config.not_finite_updates, config.least_entropy, config.collapsed_steps)
+    best = Best(out, save_model)
+    done = 0
+    saved = checkpoint.latest(checkpoints, tell=say)
     if saved:
+        done = saved["iterations"]
         state.load_state_dict(saved["train"])
         pool.load_state_dict(saved["pool"])
         history.load_state(saved["history"])
-    done = saved["iterations"] if saved else 0
+        stops.load_state_dict(saved["stops"])
+        best.load_state_dict(saved["best"])
+    rollouts = out / "rollouts"
+    resumable = {done}  # steps at which a resume may begin
+    keep_steps(rollouts, resumable)
+    trace.drop_from(rollouts / "trace.jsonl", done)
     engine.update_weights(model.state_dict(), done)
+    frozen = copy.deepcopy(model).requires_grad_(False) if config.stream_updates else None
     loss = policy_loss(clip_low=config.clip_low, clip_high=config.clip_high, temperature=config.temperature)
+    sampling = Sampling(
+        config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        stop_token_ids=chat.stop_token_ids,
+    )
+    checkpoint_s = 0.0
 
-    with Log(out, "rl", done) as log:
-        for step in progress(range(done, config.steps), "rl", unit="steps"):
-            clock = _Laps()
+    with (
+        StopSignal() as signal,
+        checkpoint.Writer(checkpoints, keep_last=config.keep_last) as writer,
+        Log(out, "rl", done) as log,
+        Table(config.steps, done) as table,
+    ):
+        for step in range(done, config.steps):
+            laps = _Laps()
             draws = pool.draws(step)
-            batch = rollout_batch(
-                engine,
-                judge,
-                draw=draws,
-                render=lambda problem: chat.render_prompt(problem.prompt),
-                decode=chat.decode,
-                sampling=Sampling(
-                    config.max_new_tokens,
-                    temperature=config.temperature,
-                    top_p=config.top_p,
-                    stop_token_ids=chat.stop_token_ids,
-                ),
-                num_rollouts=config.num_rollouts,
-                valid=lambda group: score(group, config.scheme),
-                policy=policy_of(config, history, draws),
-                seed=seed,
-                step=step,
-            )
-            clock.lap("rollout_s")
-            samples = [to_samples(group, number) for number, group in enumerate(batch.groups)]
-            metrics = update(state, samples, loss, config, seed=seed, step=step)
-            clock.lap("train_s")
+            policy = policy_of(config, history, draws)
+            learn = functools.partial(update, state, loss=loss, config=config, step=step, frozen=frozen)
+            with (
+                Journal(rollouts, seed=seed, step=step, policy_version=step, problem=pool.by_id) as journal,
+                Background(learn) if frozen else contextlib.nullcontext() as background,
+            ):
+                batch = rollout_batch(
+                    engine,
+                    judge,
+                    draw=draws,
+                    render=lambda problem: chat.render_prompt(problem.prompt),
+                    decode=chat.decode,
+                    sampling=sampling,
+                    num_rollouts=config.num_rollouts,
+                    valid=lambda group: score(group, config.scheme),
+                    policy=policy,
+                    seed=seed,
+                    step=step,
+                    context=config.context,
+                    slots=slots,
+                    known=journal.groups,
+                    on_judged=journal.add,
+                    on_selected=background.put if background else None,
+                )
+                laps.lap("rollout_s")
+                updates = background.finish() if background else learn(batch.groups)
+            laps.lap("train_s")
             pool.apply(step, batch.prefix, draws)
             history.update(learnt(batch))
             engine.update_weights(model.state_dict(), step + 1)
-            facts = describe(batch, config)
+            if frozen:
+                load_weights(frozen, model.state_dict())
+            laps.lap("weights_s")
+            metrics = {**updates.metrics, **facts(batch, decode=chat.decode, mixed=mixed), "easy_pool": len(pool.easy)}
+            timing = {**updates.timing, **cost(batch), "checkpoint_s": checkpoint_s}
             if validate and config.validate_every and (step + 1) % config.validate_every == 0:
-                facts.update(validate(step + 1))
-                clock.lap("validate_s")
-            log.step(
+                found, took = validate(step + 1)
+                metrics.update(found)
+                timing.update(took)
+                best.look(step + 1, found["validation"])
+                laps.lap("validate_s")
+            timing.update(laps.total())
+            if config.show_every and step % config.show_every == 0:
+                shown = spread(batch.prefix, config.num_shown)
+                write_rows(out / "samples" / f"rl-{step:06d}.jsonl", (_shown(group, chat) for group in shown))
+            if not batch.num_known:
+                trace.append(
+                    rollouts / "trace.jsonl",
+                    step,
+                    batch.spans,
+                    batch_groups=config.batch_groups,
+                    num_rollouts=config.num_rollouts,
+                    policy=type(policy).__name__,
+                    wall_s=laps.laps["rollout_s"],
+                    train_s=laps.laps["train_s"],
+                    slots=slots or batch.timing.peak_requests,
+                    rate=batch.rate,
+                )
+            log.step(step, tokens=state.tokens, timing=timing, **metrics)
+            table.step(step, {**metrics, **timing})
+            stops.watch(
                 step,
-                tokens=state.tokens,
-                timing={**clock.laps, **cost(batch)},
-                **metrics,
-                **facts,
-                easy_pool=len(pool.easy),
+                num_valid=len(batch.groups),
+                rewards=[group.rewards for group in batch.prefix],
+                entropy=metrics.get("entropy"),
+                not_finite_in_a_row=state.guard.in_a_row,
             )
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            ends = step + 1 == config.steps
+            if ends or signal.asked or (step + 1) % config.checkpoint_every == 0:
+                started = time.perf_counter()
                 log.sync()
-                checkpoint.save(
-                    checkpoints,
+                writer.save(
                     step + 1,
                     {
                         "train": state.state_dict(),
                         "pool": pool.state_dict(),
                         "history": history.state(),
+                        "stops": stops.state_dict(),
+                        "best": best.state_dict(),
                         "iterations": step + 1,
                     },
                 )
+                best.sweep()
+                resumable = {max(resumable), step + 1}  # the one before is on disk; this one is being written
+                checkpoint_s = time.perf_counter() - started
+            keep_steps(rollouts, {*resumable, step + 1})
+            if signal.asked and not ends:
+                writer.wait()
+                raise Stopped(f"rl stopped by SIGTERM after step {step + 1:,} of {config.steps:,}; all is saved")
+    keep_steps(rollouts, set())
     return state
 
 
@@ -162,84 +255,6 @@ def score(group: Group, scheme: Scheme) -> tuple[bool | None, Group]:
     return is_valid(rewards), replace(group, rewards=rewards)
 
 
-def to_samples(group: Group, number: int) -> list[Sample]:
-    """A group's responses as trainable sequences, with the engine's log-probs until `update` puts the trainer's."""
-    return [
-        Sample(
-            token_ids=rollout.prompt_ids + rollout.token_ids,
-            loss_weights=(0.0,) * len(rollout.prompt_ids) + (1.0,) * len(rollout.token_ids),
-            advantage=advantage,
-            old_logprobs=(0.0,) * len(rollout.prompt_ids) + rollout.logprobs,
-            group=number,
-        )
-        for rollout, advantage in zip(group.rollouts, advantages(group.rewards), strict=True)
-    ]
-
-
-def update(
-    state: TrainState, groups: Sequence[list[Sample]], loss: Any, config: RLConfig, *, seed: int, step: int
-) -> dict[str, float]:
-    """Mini-batches of whole groups in a seeded order (decision 0011); means of their metrics.
-
-    The old log-probabilities are the trainer's, for all mini-batches computed before the first update (decision 0019).
-    `engine_kl` is the mean estimate (k3) of the KL between the engine's log-probabilities and the trainer's.
-    """
-    order = list(range(len(groups)))
-    random.Random(f"{seed}:minibatch:{step}").shuffle(order)
-    size = config.minibatch_groups
-    minibatches = [
-        pack([s for n in order[i : i + size] for s in groups[n]], config.context) for i in range(0, len(order), size)
-    ]
-    device = next(state.model.parameters()).device
-    mismatch, tokens = 0.0, 0.0
-    for n, minibatch in enumerate(minibatches):
-        rows = len(minibatch.token_ids)
-        parts = []
-        for start in range(0, rows, config.micro_rows or rows):
-            part = on_device(minibatch, device, slice(start, start + (config.micro_rows or rows)))
-            with torch.no_grad():
-                logp, _ = token_logprobs(state.model, part, config.temperature)
-            parts.append(logp.cpu())
-            gap = torch.where(part.loss_weights > 0, part.old_logprobs - logp, 0.0)
-            mismatch += float((torch.expm1(-gap) + gap).sum())
-            tokens += float(part.loss_weights.sum())
-        weights = token_weights(on_device(minibatch, torch.device("cpu")), config.normalization).numpy()
-        minibatches[n] = replace(minibatch, old_logprobs=torch.cat(parts).numpy(), loss_weights=weights)
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    collected: dict[str, list[float]] = defaultdict(list)
-    for minibatch in minibatches:
-        metrics = train_step(
-            state, minibatch, loss, learning_rate=config.learning_rate * warm, micro_rows=config.micro_rows
-        )
-        for name, value in metrics.items():
-            collected[name].append(value)
-    means = {name: fmean(values) for name, values in collected.items()}
-    return {"loss": 0.0, **means, "updates": len(minibatches), "engine_kl": mismatch / max(tokens, 1.0)}
-
-
-def describe(batch: BatchResult, config: RLConfig) -> dict[str, float]:
-    """What the judged prefix showed: a function of seed and weights, never of timing."""
-    facts: dict[str, list[float]] = defaultdict(list)
-    for group in batch.prefix:
-        for rollout, verdict, points in zip(group.rollouts, group.verdicts, group.rewards or (), strict=False):
-            accepted = float(verdict.status == "accepted")
-            facts["reward"].append(points)
-            facts["accepted"].append(accepted)
-            facts[f"accepted_{group.problem.kind}"].append(accepted)
-            facts["length"].append(len(rollout.token_ids))
-            facts[f"length_{'accepted' if accepted else 'rejected'}"].append(len(rollout.token_ids))
-            facts["truncated"].append(float(rollout.finish_reason == "length"))
-    dropped = sum(valid is None for valid in batch.outcomes)
-    valid = sum(valid is True for valid in batch.outcomes)
-    return {
-        **{name: fmean(values) for name, values in facts.items()},
-        "valid_share": valid / max(1, len(batch.outcomes)),
-        "groups": len(batch.groups),
-        "prefix_groups": len(batch.prefix),
-        "dropped_groups": dropped,
-    }
-
-
 def learnt(batch: BatchResult) -> list[Outcome]:
     """What later steps may know of this one."""
     return [
@@ -248,30 +263,18 @@ def learnt(batch: BatchResult) -> list[Outcome]:
     ]
 
 
-def cost(batch: BatchResult) -> dict[str, float]:
-    """What the batch took beyond itself: depends on timing."""
-    return {
-        "generate_s": batch.timing.generate_s,
-        "wait_for_judge_s": batch.timing.wait_for_judge_s,
-        "idle": batch.timing.idle_ratio,
-        "launched_groups": batch.stats.launched,
-        "aborted_groups": batch.stats.aborted,
-        "waste": batch.stats.waste,
-    }
-
-
 def check_lengths(problems: Sequence[Problem], chat: Chat, config: RLConfig) -> None:
-    """Every prompt with its longest response must fit a packed row: known before anything is generated.
+    """Every prompt must leave room for a response in a packed row: known before anything is generated.
 
     Raises:
         ValueError: for one that does not.
     """
     for problem in problems:
-        longest = len(chat.render_prompt(problem.prompt)) + config.max_new_tokens
-        if longest > config.context:
+        length = len(chat.render_prompt(problem.prompt))
+        if length >= config.context:
             raise ValueError(
-                f"problem {problem.id} with its response may take {longest} tokens, a row has {config.context}; "
-                f"raise rl.context or lower rl.max_new_tokens={config.max_new_tokens}"
+                f"the prompt of problem {problem.id} takes {length} tokens and a row holds {config.context}: nothing "
+                "is left for a response; raise rl.context or leave the problem out"
             )
 
 
@@ -282,13 +285,72 @@ def freeze_mtp(model: MiMo) -> None:
             parameter.requires_grad_(False)
 
 
+class Best:
+    """The model that did best in validation: RUN/best.json names its folder, RUN/models/rl-best-STEP.
+
+    Args:
+        save_model: writes the policy as a model folder; None: only the step is kept.
+    """
+
+    def __init__(self, out: Path, save_model: Callable[[Path], object] | None) -> None:
+        self.out, self._save_model = out, save_model
+        self.found: dict[str, Any] | None = None
+        """`step` (iterations done), `validation`, `model`."""
+        self._in_checkpoint: dict[str, Any] | None = None
+
+    def look(self, step: int, validation: float) -> None:
+        """Keep the policy if it is better than the best so far."""
+        if self.found and validation <= self.found["validation"]:
+            return
+        folder = Path("models") / f"rl-best-{step:06d}"
+        if self._save_model:
+            self._save_model(self.out / folder)
+        self.found = {"step": step, "validation": validation, "model": str(folder) if self._save_model else None}
+        self._point()
+
+    def sweep(self) -> None:
+        """Remove the folders that neither this checkpoint nor the one before it names."""
+        kept = {found["model"] for found in (self.found, self._in_checkpoint) if found}
+        for folder in (self.out / "models").glob("rl-best-*"):
+            if str(folder.relative_to(self.out)) not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+        self._in_checkpoint = self.found
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"found": self.found}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.found = self._in_checkpoint = state["found"]
+        self._point()
+
+    def _point(self) -> None:
+        if self.found:
+            checkpoint.write_text(self.out / "best.json", json.dumps(self.found) + "\n")
+
+
+def _shown(group: Group, chat: Chat) -> dict[str, Any]:
+    """One problem with its responses, to read."""
+    rewards = group.rewards or (None,) * len(group.rollouts)
+    return {
+        "problem": dataclasses.asdict(group.problem),
+        "responses": [
+            {"text": chat.decode(r.token_ids), "status": v.status, "finish_reason": r.finish_reason, "reward": points}
+            for r, v, points in zip(group.rollouts, group.verdicts, rewards, strict=True)
+        ],
+    }
+
+
 class _Laps:
     """Seconds by phase."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self._started = self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name], self._last = now - self._last, now
+
+    def total(self) -> dict[str, float]:
+        """The phases, and `step_s` up to now."""
+        return {**self.laps, "step_s": time.perf_counter() - self._started}

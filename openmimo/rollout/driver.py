@@ -11,12 +11,13 @@ import hashlib
 import queue
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from openmimo.rollout.seamless import Seamless, Stats
+from openmimo.rollout.trace import Rate, Span
 from openmimo.types import Group, Problem, Request, Rollout, Sampling, Verdict
 
 
@@ -55,16 +56,18 @@ class Timing:
     """Inside engine.step."""
     wait_for_judge_s: float = 0.0
     """The engine had nothing to do and the judge had not finished."""
-    busy_request_s: float = 0.0
-    """Sum over requests of the time in which they were active in the engine."""
+    useful_s: float = 0.0
+    """Sum over the requests of judged groups of the time in which they held a slot of the engine."""
     peak_requests: int = 0
     """Most requests active at once."""
+    slots: int = 0
+    """Requests that the engine can advance at once; 0: not known, and the peak stands for it."""
 
     @property
     def idle_ratio(self) -> float:
-        """Share of request slots x time that held no request, slots being the peak."""
-        capacity_s = self.peak_requests * self.total_s
-        return max(0.0, 1.0 - self.busy_request_s / capacity_s) if capacity_s else 0.0
+        """Share of slots x time without useful work; what was aborted is not useful (MiMo Table 2)."""
+        capacity_s = (self.slots or self.peak_requests) * self.total_s
+        return max(0.0, 1.0 - self.useful_s / capacity_s) if capacity_s else 0.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,12 @@ class BatchResult:
     """Launch number to which the problem cursor is to be rewound."""
     stats: Stats
     timing: Timing
+    spans: tuple[Span, ...]
+    """When every group that was launched ran; those that were known are not among them."""
+    rate: tuple[tuple[float, float], ...]
+    """(live requests, tokens a second) of the engine."""
+    num_known: int
+    """Groups that were known and not generated."""
 
 
 def sample_seed(seed: int, step: int, launch: int, sample: int) -> int:
@@ -102,6 +111,11 @@ def rollout_batch(
     policy: Seamless,
     seed: int,
     step: int,
+    context: int | None = None,
+    slots: int = 0,
+    known: Mapping[int, Group] | None = None,
+    on_judged: Callable[[Group], None] | None = None,
+    on_selected: Callable[[Group], None] | None = None,
     clock: Clock = time.perf_counter,
 ) -> BatchResult:
     """Fill one batch of valid groups (MiMo 3.3, dynamic sampling; 3.4.1, seamless rollout).
@@ -116,19 +130,46 @@ def rollout_batch(
             with its rewards.
         policy: what decides, a fresh one for each batch: `Seamless`, or a baseline.
         seed, step: with launch number and sample number they key each response's seed.
+        context: most tokens of prompt and response together; None: the engine's own limit alone.
+        slots: requests that the engine can advance at once, for `Timing.idle_ratio`; 0: not known.
+        known: judged groups of this very step by launch number; launched, they are done at once.
+        on_judged: called with every group that was judged here, rewards filled in.
+        on_selected: called with every group of the batch, in launch order, as soon as nothing can change its place.
 
     Returns:
         The batch. Requests of unfinished groups are aborted before it returns, or raises.
     """
     if num_rollouts < 1:
         raise ValueError(f"num_rollouts must be at least 1, got {num_rollouts}")
+    known = known or {}
     judged: dict[int, Group] = {}
-    work = _Work(engine, judge, decode, num_rollouts, clock)
+    validity: dict[int, bool | None] = {}
+    told = num_known = 0
+    timing = Timing(slots=slots)
+    work = _Work(engine, judge, decode, num_rollouts, clock, timing, context)
+
+    def report(launch: int, group: Group) -> None:
+        nonlocal told
+        validity[launch], judged[launch] = valid(group)
+        if on_judged and launch not in known:
+            on_judged(judged[launch])
+        policy.judged(launch, validity[launch])
+        selected = policy.selected()
+        if on_selected:
+            for number in selected[told:]:
+                on_selected(judged[number])
+        told = len(selected)
+
     try:
         while (decision := policy.decide()) != "stop":
             if decision == "launch":
                 launch = policy.next_launch()
                 policy.launched(launch)
+                if launch in known:
+                    num_known += 1
+                    policy.finished(launch)
+                    report(launch, known[launch])
+                    continue
                 problem, stratum = draw(launch)
                 prompt_ids = render(problem)
                 for sample in range(num_rollouts):
@@ -139,19 +180,20 @@ def rollout_batch(
                 if kind == "finished":
                     policy.finished(launch)
                 else:
-                    is_valid, judged[launch] = valid(work.take(launch))
-                    policy.judged(launch, is_valid)
-        result = BatchResult(
-            groups=tuple(judged[launch] for launch in policy.selected()),
-            prefix=tuple(judged[launch] for launch in range(policy.prefix_end()) if launch in judged),
-            outcomes=policy.outcomes(),
-            prefix_end=policy.prefix_end(),
-            stats=policy.stats(),
-            timing=work.timing,
-        )
+                    report(launch, work.take(launch))
     finally:
         work.close()
-    return result
+    return BatchResult(
+        groups=tuple(judged[launch] for launch in policy.selected()),
+        prefix=tuple(judged[launch] for launch in range(policy.prefix_end()) if launch in judged),
+        outcomes=policy.outcomes(),
+        prefix_end=policy.prefix_end(),
+        stats=policy.stats(),
+        timing=timing,
+        spans=tuple(replace(span, valid=validity.get(span.launch)) for span in work.spans),
+        rate=work.rate.table(),
+        num_known=num_known,
+    )
 
 
 def stream(
@@ -182,7 +224,7 @@ def stream(
         raise ValueError(
             f"num_samples and max_active_requests must be at least 1, got {num_samples} and {max_active_requests}"
         )
-    work = _Work(engine, judge, decode, num_samples, clock, timing)
+    work = _Work(engine, judge, decode, num_samples, clock, timing or Timing())
     requests = (
         (problem, prompt_ids, replace(sampling, seed=sample_seed(seed, step, index, sample)), index, sample)
         for index, problem in enumerate(problems)
@@ -209,9 +251,28 @@ class _Open:
 
     problem: Problem
     stratum: str
+    start_s: float
     rollouts: list[Rollout | None]
     verdicts: list[Verdict | None]
     futures: list[Future[Verdict]] = field(default_factory=list)
+    generated_s: float = 0.0
+    """When its last response was done."""
+    judged_s: float = 0.0
+    """When its last verdict was given."""
+    held_s: float = 0.0
+    """Sum over its finished responses of the time in which they held a slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A request in the engine."""
+
+    launch: int
+    sample: int
+    slot_s: float
+    """`_Work.slot_s` when it was submitted."""
+    step: int
+    """Engine steps before it."""
 
 
 class _Work:
@@ -224,19 +285,24 @@ class _Work:
         decode: Callable[[Sequence[int]], str],
         num_samples: int,
         clock: Clock,
-        timing: Timing | None = None,
+        timing: Timing,
+        context: int | None = None,
     ) -> None:
         self.engine, self.judge, self.decode = engine, judge, decode
-        self.num_samples, self.clock = num_samples, clock
-        self.timing = timing or Timing()
+        self.num_samples, self.clock, self.timing, self.context = num_samples, clock, timing, context
         self.open: dict[int, _Open] = {}
-        self._handles: dict[int, tuple[int, int]] = {}  # handle -> (launch, sample)
-        self._verdicts: queue.SimpleQueue[tuple[int, int, Future[Verdict]]] = queue.SimpleQueue()
+        self.spans: list[Span] = []
+        self.rate = Rate()
+        self.slot_s = 0.0
+        """Seconds of a slot that a request active from the begin would have held by now."""
+        self._num_steps = 0
+        self._running: dict[int, _Running] = {}  # by the engine's handle
+        self._verdicts: queue.SimpleQueue[tuple[int, int, Future[Verdict], float]] = queue.SimpleQueue()
         self._started_s = self._last_s = clock()
 
     @property
     def num_running(self) -> int:
-        return len(self._handles)
+        return len(self._running)
 
     def submit(
         self,
@@ -247,27 +313,38 @@ class _Work:
         sample: int,
         stratum: str = "main",
     ) -> None:
+        self._count_held()
         if launch not in self.open:
-            self.open[launch] = _Open(problem, stratum, [None] * self.num_samples, [None] * self.num_samples)
-        self._count_busy()
+            empty = [None] * self.num_samples
+            self.open[launch] = _Open(problem, stratum, self._last_s - self._started_s, list(empty), list(empty))
+        if self.context is not None:
+            room = self.context - len(prompt_ids)
+            if room < 1:
+                raise ValueError(
+                    f"problem {problem.id} has a prompt of {len(prompt_ids)} tokens, and a row holds {self.context}: "
+                    "nothing is left for a response"
+                )
+            sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
         handle = self.engine.submit(Request(prompt_ids, sampling, problem.id))
-        self._handles[handle] = (launch, sample)
-        self.timing.peak_requests = max(self.timing.peak_requests, len(self._handles))
+        self._running[handle] = _Running(launch, sample, self.slot_s, self._num_steps)
+        self.timing.peak_requests = max(self.timing.peak_requests, len(self._running))
 
     def advance(self) -> list[tuple[str, int]]:
         """Generate a step, or wait for the judge if nothing generates; the groups that got finished or judged."""
         events: list[tuple[str, int]] = []
-        if self._handles:
-            started_s = self.clock()
+        if self._running:
+            started_s, live = self.clock(), len(self._running)
             rollouts = self.engine.step()
-            self._count_busy()
+            self._count_held()
+            self._num_steps += 1
             self.timing.generate_s += self._last_s - started_s
+            self.rate.step(live, self._last_s - started_s)
             for handle, rollout in rollouts:
                 events += self._finished(handle, rollout)
         elif self._verdicts.empty():
             started_s = self.clock()
             item = self._verdicts.get()
-            self._count_busy()
+            self._count_held()
             self.timing.wait_for_judge_s += self._last_s - started_s
             events += self._judged(*item)
         while not self._verdicts.empty():
@@ -280,44 +357,68 @@ class _Work:
         rollouts = tuple(rollout for rollout in group.rollouts if rollout is not None)
         verdicts = tuple(verdict for verdict in group.verdicts if verdict is not None)
         assert len(rollouts) == len(verdicts) == self.num_samples
+        self.timing.useful_s += group.held_s
+        self.spans.append(_span(launch, group, group.generated_s, group.judged_s, aborted=False))
         return Group(group.problem, rollouts, verdicts, launch=launch, stratum=group.stratum)
 
     def close(self) -> None:
         """Abort every request and cancel every judgement that has not begun."""
-        for handle in list(self._handles):
+        for handle in list(self._running):
             self.engine.abort(handle)
-        self._handles.clear()
-        for group in self.open.values():
+        self._count_held()
+        self._running.clear()
+        for launch, group in self.open.items():
             for future in group.futures:
                 future.cancel()
+            end_s = group.generated_s or self.timing.total_s
+            self.spans.append(_span(launch, group, end_s, end_s, aborted=True))
         self.open.clear()
-        self._count_busy()
 
     def _finished(self, handle: int, rollout: Rollout) -> list[tuple[str, int]]:
-        if handle not in self._handles:
+        if handle not in self._running:
             return []  # another user of the same engine
-        launch, sample = self._handles.pop(handle)
-        group = self.open[launch]
-        group.rollouts[sample] = rollout
-        self._judge(launch, sample, self.decode(rollout.token_ids))
-        return [("finished", launch)] if all(slot is not None for slot in group.rollouts) else []
+        was = self._running.pop(handle)
+        group = self.open[was.launch]
+        group.rollouts[was.sample] = rollout
+        group.held_s += self.slot_s - was.slot_s
+        self.rate.finished(len(rollout.token_ids), self._num_steps - was.step)
+        done = all(slot is not None for slot in group.rollouts)
+        if done:
+            group.generated_s = self.timing.total_s
+        self._judge(was.launch, was.sample, self.decode(rollout.token_ids))
+        return [("finished", was.launch)] if done else []
 
     def _judge(self, launch: int, sample: int, text: str) -> None:
         group = self.open[launch]
         future = self.judge.submit(group.problem, text)
         group.futures.append(future)
-        # The callback runs in the judge's thread: all it does is put the event in the queue.
-        future.add_done_callback(lambda done: self._verdicts.put((launch, sample, done)))
+        # The callback runs in the judge's thread: all it does is put the event, with its time, in the queue.
+        future.add_done_callback(lambda done: self._verdicts.put((launch, sample, done, self.clock())))
 
-    def _judged(self, launch: int, sample: int, future: Future[Verdict]) -> list[tuple[str, int]]:
+    def _judged(self, launch: int, sample: int, future: Future[Verdict], at_s: float) -> list[tuple[str, int]]:
         if launch not in self.open or future.cancelled():
             return []
         group = self.open[launch]
         group.verdicts[sample] = future.result()  # an internal error too: the judge has retried it (decision 0020)
+        group.judged_s = max(group.judged_s, at_s - self._started_s)
         return [("judged", launch)] if all(slot is not None for slot in group.verdicts) else []
 
-    def _count_busy(self) -> None:
-        now_s = self.clock()
-        self.timing.busy_request_s += len(self._handles) * (now_s - self._last_s)
+    def _count_held(self) -> None:
+        now_s, live, slots = self.clock(), len(self._running), self.timing.slots
+        self.slot_s += (now_s - self._last_s) * (min(1.0, slots / live) if slots and live else 1.0)
         self.timing.total_s = now_s - self._started_s
         self._last_s = now_s
+
+
+def _span(launch: int, group: _Open, generated_s: float, judged_s: float, *, aborted: bool) -> Span:
+    return Span(
+        launch,
+        group.problem.id,
+        group.stratum,
+        None,
+        tuple(len(rollout.token_ids) for rollout in group.rollouts if rollout is not None),
+        group.start_s,
+        generated_s - group.start_s,
+        max(0.0, judged_s - generated_s),
+        aborted,
+    )

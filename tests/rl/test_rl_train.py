@@ -1,20 +1,18 @@
 """The RL loop's parts against the paper's figures and a slow twin; the loop itself runs in `test_walks.py`."""
 
 import math
-import random
 from dataclasses import replace
 
 import pytest
 import torch
 
-from openmimo.data.pack import Sample
 from openmimo.engine.engine import Engine, EngineConfig
 from openmimo.eval.run import EvalConfig
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mimo import MiMo
 from openmimo.rl.config import RLConfig
 from openmimo.rl.loss import policy_loss
-from openmimo.rl.train import to_samples, update
+from openmimo.rl.update import to_samples, update
 from openmimo.train.optim import OptimConfig, Optimizer
 from openmimo.train.pretrain import seeded_model
 from openmimo.train.step import TrainState
@@ -34,7 +32,7 @@ def model() -> MiMo:
     return seeded_model(MiMo(MODEL), 3)
 
 
-def rollout_groups(num_groups: int = 4) -> list[list[Sample]]:
+def rollout_groups(num_groups: int = 4) -> list[Group]:
     """Real rollouts of the same weights, one right and one wrong a group."""
     engine = Engine(model(), EngineConfig(max_batch_size=8, max_model_len=32))
     requests = [
@@ -44,18 +42,19 @@ def rollout_groups(num_groups: int = 4) -> list[list[Sample]]:
     ]
     rollouts = engine.generate(requests)
     return [
-        to_samples(
-            Group(
-                Problem(str(g), "", "math", answer="1"), tuple(rollouts[2 * g : 2 * g + 2]), (Verdict("accepted"),) * 2,
-                rewards=(1.0, 0.0),
-            ),
-            g,
+        Group(
+            Problem(str(g), "", "math", answer="1"), tuple(rollouts[2 * g : 2 * g + 2]), (Verdict("accepted"),) * 2,
+            rewards=(1.0, 0.0),
         )
         for g in range(num_groups)
     ]  # fmt: skip
 
 
-def run_update(groups: list[list[Sample]], config: RLConfig = CONFIG, *, seed: int = 0, step: int = 0):  # type: ignore[no-untyped-def]
+def engines_logprobs(groups: list[Group]) -> list[float]:
+    return sorted(p for group in groups for rollout in group.rollouts for p in rollout.logprobs)
+
+
+def run_update(groups: list[Group], config: RLConfig = CONFIG, *, step: int = 0, frozen: MiMo | None = None):  # type: ignore[no-untyped-def]
     """One update; the mini-batches as the loss saw them, the metrics, and the state."""
     seen: list[Batch] = []
     inner = policy_loss(clip_low=config.clip_low, clip_high=config.clip_high, temperature=config.temperature)
@@ -66,7 +65,7 @@ def run_update(groups: list[list[Sample]], config: RLConfig = CONFIG, *, seed: i
 
     policy = model()
     state = TrainState(policy, Optimizer(policy, config.optim))
-    return seen, update(state, groups, loss, config, seed=seed, step=step), state
+    return seen, update(state, groups, loss, config, step=step, frozen=frozen).metrics, state
 
 
 def group_order(seen: list[Batch]) -> list[list[int]]:
@@ -90,7 +89,7 @@ def test_evaluation_defaults_are_the_papers() -> None:
 
 
 def test_samples_carry_the_groups_advantages_and_weigh_the_response_alone() -> None:
-    right, wrong = rollout_groups(1)[0]
+    right, wrong = to_samples(rollout_groups(1)[0], 0)
     assert right.advantage == pytest.approx(1 / math.sqrt(2), abs=1e-4)  # (1 - 0.5) / std, unbiased 0.7071
     assert wrong.advantage == pytest.approx(-right.advantage)
     assert right.loss_weights is not None and right.loss_weights[:2] == (0.0, 0.0)
@@ -101,7 +100,7 @@ def test_samples_carry_the_groups_advantages_and_weigh_the_response_alone() -> N
 def test_the_trainers_old_logprobs_are_the_engines_and_so_the_first_update_is_on_policy(micro_rows: int) -> None:
     groups = rollout_groups()
     seen, metrics, _ = run_update(groups, replace(CONFIG, minibatch_groups=4, micro_rows=micro_rows))
-    engines = sorted(p for g in groups for s in g if s.old_logprobs for p in s.old_logprobs[2:])
+    engines = engines_logprobs(groups)
     trainers = sorted(p for batch in seen for p in batch.old_logprobs[batch.loss_weights > 0].tolist())
     assert trainers == pytest.approx(engines, abs=1e-4)
     assert metrics["engine_kl"] == pytest.approx(0.0, abs=1e-6)
@@ -111,7 +110,7 @@ def test_the_trainers_old_logprobs_are_the_engines_and_so_the_first_update_is_on
 def test_old_logprobs_are_those_before_the_first_update_in_every_mini_batch() -> None:
     groups = rollout_groups()
     seen, metrics, state = run_update(groups, replace(CONFIG, learning_rate=0.05))
-    engines = sorted(p for g in groups for s in g if s.old_logprobs for p in s.old_logprobs[2:])
+    engines = engines_logprobs(groups)
     trainers = sorted(p for batch in seen for p in batch.old_logprobs[batch.loss_weights > 0].tolist())
     assert trainers == pytest.approx(engines, abs=1e-4)  # also the second mini-batch's, which trains on moved weights
     assert len(seen) == metrics["updates"] == state.step == 2
@@ -121,28 +120,31 @@ def test_old_logprobs_are_those_before_the_first_update_in_every_mini_batch() ->
 def test_engine_kl_sees_an_engine_that_is_off() -> None:
     off = 0.1
     groups = [
-        [replace(s, old_logprobs=tuple(p + off for p in s.old_logprobs)) for s in g if s.old_logprobs]
+        replace(g, rollouts=tuple(replace(r, logprobs=tuple(p + off for p in r.logprobs)) for r in g.rollouts))
         for g in rollout_groups()
     ]
     _, metrics, _ = run_update(groups)
     assert metrics["engine_kl"] == pytest.approx(math.exp(-off) - 1 + off, abs=1e-4)  # k3 of a constant gap
 
 
-def test_mini_batches_are_whole_groups_in_a_seeded_order() -> None:
+def test_mini_batches_are_consecutive_groups_in_launch_order() -> None:
+    groups = rollout_groups(5)
+    assert group_order(run_update(groups)[0]) == [[0, 1], [2, 3], [4]]  # decision 0043
+
+
+def test_old_logprobs_of_a_frozen_copy_give_the_same_update_bit_for_bit() -> None:
     groups = rollout_groups()
-    order = list(range(4))
-    random.Random("5:minibatch:9").shuffle(order)
-    expected = [sorted(order[:2]), sorted(order[2:])]
-    assert group_order(run_update(groups, seed=5, step=9)[0]) == expected
-    assert group_order(run_update(groups, seed=5, step=9)[0]) == expected
-    assert len({str(group_order(run_update(groups, seed=5, step=step)[0])) for step in range(6)}) > 1
+    (seen, metrics, whole), (early, others, streamed) = run_update(groups), run_update(groups, frozen=model())
+    assert metrics == others
+    assert all((a.old_logprobs == b.old_logprobs).all() for a, b in zip(seen, early, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), streamed.model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("normalization", ["token", "group"])
 def test_micro_rows_change_memory_and_not_the_update(normalization: str) -> None:
     groups = rollout_groups()
-    groups[0] = [replace(s, token_ids=s.token_ids[:6], loss_weights=s.loss_weights[:6], old_logprobs=s.old_logprobs[:6])
-                 for s in groups[0] if s.loss_weights and s.old_logprobs]  # fmt: skip
+    short = tuple(replace(r, token_ids=r.token_ids[:4], logprobs=r.logprobs[:4]) for r in groups[0].rollouts)
+    groups[0] = replace(groups[0], rollouts=short)
     config = replace(CONFIG, normalization=normalization, optim=replace(CONFIG.optim, eps=1e-2))  # type: ignore[arg-type]
     (whole, _, one), (parts, _, other) = (run_update(groups, replace(config, micro_rows=rows)) for rows in (0, 1))
     assert len(parts) > len(whole) == 2
