@@ -42,6 +42,7 @@ from openmimo.engine.process import ProcessEngine, from_folder
 from openmimo.judge.pool import JudgePool
 from openmimo.model.hf import load_folder
 from openmimo.rl.sampling import ProblemPool
+from openmimo.rl.config import RLConfig
 from openmimo.rl.train import score
 from openmimo.rollout.baselines import Rounds
 from openmimo.rollout.driver import BatchResult, rollout_batch
@@ -155,7 +156,7 @@ def main() -> None:
             return rollout_batch(
                 engine, judge, draw=draws, render=lambda problem: chat.render_prompt(problem.prompt), decode=decode,
                 sampling=Sampling(recipe.rl.max_new_tokens, stop_token_ids=chat.stop_token_ids),
-                num_rollouts=NUM_ROLLOUTS, valid=lambda group: score(group, "soft"), policy=policy, seed=1, step=0,
+                num_rollouts=NUM_ROLLOUTS, valid=lambda group: score(group, RLConfig()), policy=policy, seed=1, step=0,
                 context=recipe.rl.context,
             )  # fmt: skip
 

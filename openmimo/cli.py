@@ -67,7 +67,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(judge_app, name="judge", subcommand_metavar="PROBLEM.json SOLUTION... | COMMAND")
 app.add_typer(checkpoint_app, name="checkpoint")
 
-RecipeName = Annotated[str, typer.Argument(help="nano, tiny, mimo7b, or FILE.py:FUNCTION")]
+RecipeName = Annotated[str, typer.Argument(help="nano, tiny, mimo7b, one_gpu, or FILE.py:FUNCTION")]
 Out = Annotated[Path | None, typer.Option("--out", help="run folder; default runs/RECIPE")]
 
 
@@ -349,12 +349,57 @@ def train_draft(
 
 
 @app.command()
-def rl(recipe: RecipeName, out: Out = None, seed: Seed = 0, set: Set = None, json: Json = False) -> None:
-    """Reinforcement learning on verifiable maths and code, from the SFT model.
+def rl(
+    recipe: RecipeName,
+    out: Out = None,
+    seed: Seed = 0,
+    set: Set = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="a Qwen2 or MiMo folder to train, instead of a run's own")
+    ] = None,
+    problems: Annotated[
+        list[str] | None,
+        typer.Option("--problems", metavar="FILE", help="with --model: JSONL of problems, or gsm8k:FILE, math:FILE"),
+    ] = None,
+    verifier: Annotated[
+        str, typer.Option("--verifier", metavar="MODULE:FUNCTION", help="with --model: your own for maths")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Reinforcement learning on verifiable maths and code: of a run's SFT model, or of any folder on your problems.
 
-    Example: openmimo rl tiny --out runs/tiny
+    Example: openmimo rl one_gpu --model Qwen2.5-0.5B-Instruct --problems gsm8k:train.jsonl --out runs/mine
     """
-    _stages(recipe, out, seed, set, None, ("rl",), json)
+    if model is None and not problems and not verifier:
+        _stages(recipe, out, seed, set, None, ("rl",), json)
+        return
+    if model is None or not problems:
+        given, lacking = ("--model", "--problems FILE") if model else ("--problems", "--model DIR")
+        raise ValueError(
+            f"{given if model or problems else '--verifier'} goes with {lacking}; without them, rl works in a run"
+        )
+    from openmimo.config import with_overrides
+    from openmimo.mesh import join
+    from openmimo.recipes import check, load
+
+    set = [*(set or []), *([f"judge.verifier={verifier}"] if verifier else [])]
+    loaded = with_overrides(load(recipe), set)
+    check(loaded)
+    from openmimo.rl_folder import show_trained, train_folder
+
+    found = train_folder(
+        recipe,
+        loaded,
+        model=model,
+        problems=problems,
+        out=out or Path("runs") / f"{loaded.name}-rl",
+        seed=seed,
+        mesh=join(),
+    )
+    if json:
+        _print(found)
+    else:
+        show_trained(found)
 
 
 @app.command("eval")
@@ -663,6 +708,9 @@ def plan(
     context_parallel: Annotated[int, typer.Option(help="GPUs that share a row; planned only, not built")] = 1,
     tensor_parallel: Annotated[int, typer.Option(help="GPUs that share heads; planned only, not built")] = 1,
     at: Annotated[str | None, typer.Option(help="schedule at token counts too: 84e9,10.284e12")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="instead: memory of RL on this folder, here or on one --gpu")
+    ] = None,
     json: Json = False,
 ) -> None:
     """A recipe's figures before it runs: parameters, FLOPs, memory, schedule, time, cost. Refuses what cannot run.
@@ -674,6 +722,19 @@ def plan(
     from openmimo.plan import plan_of, table, token_counts
     from openmimo.recipes import check, load
 
+    if model is not None:
+        if (gpus or 1, mfu, price, at, context_parallel, tensor_parallel) != (1, None, None, None, 1, 1):
+            raise ValueError("--model plans RL on one device: --gpu KIND is all that goes with it")
+        from openmimo.rl_folder import plan_folder, show_plan
+
+        own = with_overrides(load(recipe), set or [])
+        check(own)
+        planned = plan_folder(own, model, gpu)
+        if json:
+            _print(planned)
+        else:
+            show_plan(planned)
+        return
     cluster = Cluster(
         1 if gpus is None else gpus,
         "h100" if gpu is None else gpu,

@@ -274,3 +274,67 @@ def _logit_bytes(model: MiMoConfig, layout: Layout, slots: float) -> float:
     if layout.dtype == "float32":
         return 8 * logits
     return max(8 * logits, 6 * logits + 2 * table)
+
+
+RL_PARTS = (*PARTS, "engine", "cache")
+
+
+@dataclass(frozen=True)
+class Colocated:
+    """What shares the device with the trainer in RL (MiMo 3.3, 3.4): an engine with weights of its own."""
+
+    cache_bytes: float
+    """Of its keys and values."""
+    batch_size: int
+    """Sequences decoded together."""
+    offload: bool = False
+    """As in `OptimConfig`: the optimizer's state rests in main memory."""
+
+
+def rl_memory_of(model: MiMoConfig, layout: Layout, beside: Colocated) -> Memory:
+    """The largest moment of an RL step on one device: one of the training step's, or `generate`.
+
+    Follows `rl.train.update` with `train.loss.chunked_logprobs`, MTP layers frozen, and `engine.Engine`, whose cache
+    stays while the trainer works. `layout.mtp` has no meaning here.
+    """
+    trained = replace(layout, mtp=False)
+    frozen = model.num_parameters()[1]
+    size = 2 if layout.dtype == "bfloat16" else 4
+    table, every = model.vocab_size * model.hidden_size, sum(model.num_parameters())
+    engine = size * float(every)
+    if layout.device == "cpu" and layout.dtype == "float32":
+        engine += 4 * (every - (0 if model.tie_word_embeddings else table))  # its kernels pack what they multiply with
+    slots = layout.rows * layout.context
+    chunk = min(slots, layout.chunk_tokens or chunk_of(model.vocab_size, layout.device)) * model.vocab_size
+    # Logits, a copy that becomes their slopes, and a product of both; going back, the head's share of a chunk.
+    logits = max(12 * chunk, 4 * chunk + (size * chunk + 2 * table if size == 2 else 0))
+    found = []
+    for memory in moments(model, trained):
+        parts = {**memory.parts, "reserve": 0.0}
+        parts["weights"] += 4 * frozen
+        parts["copies"] += 2 * frozen * (size == 2)
+        if beside.offload:
+            parts["optimizer"] = 8 * table if memory.moment == "update" else 0.0
+        if memory.moment == "loss":
+            parts["logits"] = logits
+        found.append((memory.moment, {**parts, "engine": engine, "cache": beside.cache_bytes}))
+    resting = found[0][1]
+    found.append(
+        (
+            "generate",
+            {
+                **resting,
+                **dict.fromkeys(("gradients", "activations", "attention", "logits"), 0.0),
+                # Logits, sorted for top-p, and what is made of them.
+                "logits": 16.0 * beside.batch_size * model.vocab_size,
+            },
+        )
+    )
+    return max((_with_rl_reserve(name, parts, layout) for name, parts in found), key=lambda memory: memory.total)
+
+
+def _with_rl_reserve(moment: str, parts: dict[str, float], layout: Layout) -> Memory:
+    reserve = CPU_RESERVE_BYTES[layout.dtype]
+    if layout.device == "cuda":
+        reserve = GPU_RESERVE_BYTES + GPU_RESERVE_SHARE * sum(parts.values())
+    return Memory(moment, {name: {**parts, "reserve": reserve}[name] for name in RL_PARTS})

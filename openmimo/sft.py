@@ -91,7 +91,7 @@ def finetune_folder(
     """
     mesh = mesh or Mesh()
     context = recipe.sft.context
-    chat, shape = open_start(start, context)
+    chat, shape = open_start(start, context, key="sft.context")
     for path in (*data, *against):
         if not path.is_file():
             raise ValueError(f"{path} is a folder, expected a file") if path.is_dir() else missing_file(path)
@@ -99,8 +99,8 @@ def finetune_folder(
         "sft": recipe.sft,
         "threads": recipe.threads,
         "start": str(start.resolve()),
-        "data": {str(path.resolve()): _digest(path) for path in data},
-        "against": {str(path.resolve()): _digest(path) for path in against},
+        "data": {str(path.resolve()): digest(path) for path in data},
+        "against": {str(path.resolve()): digest(path) for path in against},
         "held_out": held_out,
     }
     fresh = not out.exists()
@@ -134,7 +134,7 @@ def finetune_folder(
             mesh=mesh,
             held_out=apart,
         )
-        _save_like(state, start, out / "models" / "sft", folder / "tokenizer")
+        save_like(state, start, out / "models" / "sft", folder / "tokenizer")
         result: dict[str, Any] = {}
         if mesh.is_main:
             last = read_metrics(out, "sft")[-1]
@@ -157,8 +157,11 @@ def finetune_folder(
         return result
 
 
-def open_start(start: Path, context: int) -> tuple[Chat, MiMoConfig]:
+def open_start(start: Path, context: int, *, key: str) -> tuple[Chat, MiMoConfig]:
     """The chat format and the shape of a folder, once it is clear that it can be fine-tuned.
+
+    Args:
+        key: of the recipe, that `context` stands under.
 
     Raises:
         ValueError: naming what it lacks.
@@ -186,8 +189,8 @@ def open_start(start: Path, context: int) -> tuple[Chat, MiMoConfig]:
         )
     if context > shape.max_position_embeddings:
         raise ValueError(
-            f"sft.context must be at most {start}'s {shape.max_position_embeddings:,}, got {context:,}: "
-            f"--set sft.context={shape.max_position_embeddings}"
+            f"{key} must be at most {start}'s {shape.max_position_embeddings:,}, got {context:,}: "
+            f"--set {key}={shape.max_position_embeddings}"
         )
     return chat, shape
 
@@ -264,7 +267,7 @@ def _prepare(
     kept = folder / "sft.jsonl"
     prepared = prepare_to(data, kept, against=against, ngram=NGRAM, max_responses=MAX_RESPONSES)
     write_text(folder / "prepared.json", json.dumps(prepared, indent=2) + "\n")
-    _write_companions(start, folder / "tokenizer", chat, shape)
+    write_companions(start, folder / "tokenizer", chat, shape)
     apart = _queries_apart(kept) if held_out else {}
     num_trained = sum(query_key(messages) not in apart for messages in _conversations(kept))
     trained = _write_samples(
@@ -335,7 +338,7 @@ def _has_template(start: Path) -> bool:
     return bool(own) or (start / "chat_template.jinja").is_file()
 
 
-def _write_companions(start: Path, folder: Path, chat: Chat, shape: MiMoConfig) -> None:
+def write_companions(start: Path, folder: Path, chat: Chat, shape: MiMoConfig) -> None:
     """The start's tokenizer files, and generation settings that stop where its template ends an answer."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*COMPANIONS, GENERATION, CARD):
@@ -372,7 +375,7 @@ def _perplexity_before(path: Path, model: MiMo, apart: dict[str, Batch], mesh: M
     return value
 
 
-def _save_like(state: TrainState, start: Path, folder: Path, companions: Path) -> None:
+def save_like(state: TrainState, start: Path, folder: Path, companions: Path) -> None:
     """Write the trained model in the format and the dtypes of the start; every rank must call it."""
     mesh, config = state.worker.mesh, state.model.config
     tensors = whole_state_dict(state.model, keep=mesh.is_main)
@@ -387,6 +390,7 @@ def _save_like(state: TrainState, start: Path, folder: Path, companions: Path) -
     mesh.wait()
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,8 +35,8 @@ from openmimo.data.snapshot import snapshot_pages
 from openmimo.data.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 from openmimo.draft import acceptance_of, own_rollouts, spread
 from openmimo.engine.engine import Engine, EngineConfig
-from openmimo.engine.pool import EnginePool, Steps
-from openmimo.engine.process import ProcessEngine, from_folder
+from openmimo.engine.pool import EnginePool
+from openmimo.engine.process import engines_of
 from openmimo.eval.run import Evaluation, evaluate, gain
 from openmimo.judge.pool import JudgePool
 from openmimo.log import progress, say
@@ -45,7 +46,7 @@ from openmimo.model.hf import load_folder, save_folder
 from openmimo.model.mimo import MiMo
 from openmimo.recipes import STAGES, Recipe
 from openmimo.report.page import render
-from openmimo.rl.reward import level
+from openmimo.rl.reward import levels
 from openmimo.rl.train import train
 from openmimo.rollout.driver import Timing
 from openmimo.rows import document_from, read_problems, read_rows, write_rows
@@ -263,12 +264,16 @@ def draft(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
 
 def rl(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     """Curate problems with the SFT model's rollouts (MiMo 3.2), then GRPO (MiMo 3.3)."""
-    start = run.folder / MODELS["draft"]
+    sft, start = run.folder / MODELS["draft"], run.folder / MODELS["draft" if recipe.rl.start == "sft" else "base"]
     chat = Chat.load(start)
     model = load_folder(start).to(mesh.device)
-    with _engines(recipe, chat, start, mesh) as engine, JudgePool(recipe.judge.num_workers, recipe.judge) as judge:
+    own = functools.partial(
+        engines_of, config=_engine_config(recipe, chat), count=recipe.rl.num_engines, device=mesh.device
+    )
+    with own(start) as engine, JudgePool(recipe.judge.num_workers, recipe.judge) as judge:
         try:
-            problems, counts, seen = _curated(run, recipe, chat, engine, judge)
+            with own(sft) if sft != start else contextlib.nullcontext(engine) as curator:
+                problems, counts, seen = _curated(run, recipe, chat, curator, judge)
             validation = read_problems(problems_file(run, "validation"))
 
             def validate(version: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -425,30 +430,15 @@ def problems_file(run: Run, name: str) -> Path:
     return run.folder / "data" / "problems" / f"{name}.jsonl"
 
 
-@contextlib.contextmanager
-def _engines(recipe: Recipe, chat: Chat, folder: Path, mesh: Mesh) -> Iterator[EnginePool]:
-    """The engines of RL: `rl.num_engines` in processes of their own, or one here; lost ones are replaced."""
-    config, count = _engine_config(recipe, chat), recipe.rl.num_engines
-
-    def build(number: int) -> Steps:
-        if count:
-            return ProcessEngine(from_folder(folder, config, threads=1))
-        return Engine(load_folder(folder).to(mesh.device), config)
-
-    pool = EnginePool([build(number) for number in range(max(1, count))], build=build)
-    try:
-        yield pool
-    finally:
-        pool.close()
-
-
 def _curated(
     run: Run, recipe: Recipe, chat: Chat, engine: EnginePool, judge: JudgePool
 ) -> tuple[list[Problem], Any, list[tuple[str, float, float]]]:
     """The RL problems worth training on, how many were dropped, and (id, pass rate, longest response) of those kept.
 
-    Computed once and kept in the run folder.
+    Computed once and kept in the run folder. With `rl.curation_samples` 0 all are kept.
     """
+    if not recipe.rl.curation_samples:
+        return read_problems(problems_file(run, "rl")), {}, []
     kept, counts = problems_file(run, "rl_curated"), run.folder / "data" / "problems" / "rl_curated.json"
     seen = problems_file(run, "rl_seen")
     if not (kept.is_file() and counts.is_file() and seen.is_file()):
@@ -467,7 +457,7 @@ def _curated(
         curated = curate(
             problems,
             rolled_out.groups,
-            level=level,
+            levels=lambda rates: levels(rates, recipe.rl.levels),
             golden=lambda p: judge.submit(p, f"```python\n{p.solution}\n```").result(),
         )
         ids = {problem.id for problem in curated.problems}

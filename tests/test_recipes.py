@@ -1,14 +1,16 @@
 """The built-in recipes: they load, every section answers --set, and mimo7b holds the paper's figures."""
 
 import dataclasses
+import re
 from dataclasses import replace
 
 import pytest
 
 from openmimo.config import keys, with_overrides
-from openmimo.recipes import BUILT_IN, Recipe, ablations, load
+from openmimo.recipes import BUILT_IN, Recipe, ablations, check, load
 from openmimo.recipes.mimo7b import mimo7b, mimo7b_0530
 from openmimo.recipes.tiny import tiny
+from openmimo.rl.budget import Budget
 
 SECTIONS = [f.name for f in dataclasses.fields(Recipe) if f.name not in ("name", "threads")]
 NEW = {
@@ -42,11 +44,17 @@ def test_every_section_of_every_recipe_can_be_overridden(name: str, section: str
 
 
 def test_every_ablation_is_tiny_with_one_section_changed() -> None:
-    made = [f() for f in vars(ablations).values() if callable(f) and getattr(f, "__module__", "") == ablations.__name__]
-    assert len(made) >= 6
+    made = [
+        f()
+        for name, f in vars(ablations).items()
+        if name[0] != "_" and callable(f) and getattr(f, "__module__", "") == ablations.__name__
+    ]
+    assert len(made) >= 11
     for recipe in made:
         same = [getattr(recipe, section) == getattr(tiny(), section) for section in SECTIONS]
         assert same.count(False) == 1 and recipe.name != "tiny"
+        check(recipe)
+        Budget(recipe.rl.budget, recipe.rl.max_new_tokens)
 
 
 def test_mimo7b_mixes_what_the_paper_says() -> None:
@@ -61,3 +69,22 @@ def test_mimo7b_mixes_what_the_paper_says() -> None:
 def test_mimo7b_0530_updates_once_a_batch() -> None:
     assert mimo7b().rl.batch_groups // mimo7b().rl.minibatch_groups == 16
     assert mimo7b_0530().rl.batch_groups == mimo7b_0530().rl.minibatch_groups == 512
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("rl.level_weights=1,2", "rl.level_weights must be three numbers above 0, easy to hard, got (1.0, 2.0)"),
+        ("rl.importance_cap=-1", "rl.importance_cap must be at least 0, got -1.0"),
+        ("rl.budget.before=32", "budgets that nothing raises"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_before_anything_begins(change: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        check(with_overrides(tiny(), [change]))
+
+
+def test_mimo7b_0530_raises_its_budget_twice() -> None:
+    rl = mimo7b_0530().rl
+    assert [*rl.budget.before, rl.max_new_tokens] == [32 * 1024, 38 * 1024, 48 * 1024]  # MiMo 0530
+    assert rl.context > rl.max_new_tokens and rl.context == mimo7b_0530().engine.max_model_len

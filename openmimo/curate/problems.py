@@ -27,7 +27,7 @@ def curate(
     problems: Sequence[Problem],
     groups: Iterable[Group],
     *,
-    level: Callable[[float], int],
+    levels: Callable[[Sequence[float]], Sequence[int]],
     golden: Callable[[Problem], Verdict] | None = None,
     most_solved: float = MOST_SOLVED,
 ) -> Curated:
@@ -39,7 +39,7 @@ def curate(
     Args:
         groups: one per problem, judged rollouts of the SFT model; a problem without one, or of which
             the judge could say nothing, is dropped as `not_rolled_out`.
-        level: pass rate of a test, 0 to 1 -> difficulty level.
+        levels: pass rates of a problem's tests, 0 to 1 -> their difficulty levels.
         golden: judges a code problem's golden solution.
     """
     by_id = {group.problem.id: group for group in groups}
@@ -50,7 +50,7 @@ def curate(
         reason = _reason(problem, by_id.get(problem.id), golden, most_solved)
         counts[reason or "kept"] += 1
         if reason is None:
-            kept.append(with_levels(problem, by_id[problem.id], level))
+            kept.append(with_levels(problem, by_id[problem.id], levels))
     return Curated(tuple(kept), dict(counts))
 
 
@@ -73,10 +73,10 @@ def rates_by_test(group: Group) -> tuple[float, ...]:
     return tuple(p / max(1, c) for p, c in zip(passed, counted, strict=True))
 
 
-def with_levels(problem: Problem, group: Group, level: Callable[[float], int]) -> Problem:
+def with_levels(problem: Problem, group: Group, levels: Callable[[Sequence[float]], Sequence[int]]) -> Problem:
     """The problem with every test's difficulty level set."""
-    rates = rates_by_test(group)
-    tests = tuple(replace(test, level=level(rate)) for test, rate in zip(problem.tests, rates, strict=True))
+    found = levels(rates_by_test(group))
+    tests = tuple(replace(test, level=level) for test, level in zip(problem.tests, found, strict=True))
     return replace(problem, tests=tests)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from openmimo.engine.engine import Engine, EngineConfig
+from openmimo.engine.pool import EnginePool, Steps
 from openmimo.model.hf import load_folder
 from openmimo.types import Request, Rollout
 
@@ -114,6 +115,29 @@ class ProcessEngine:
         if kind == "failed":
             raise EngineLost(value)
         return value
+
+
+@contextlib.contextmanager
+def engines_of(
+    folder: Path, *, config: EngineConfig, count: int, device: str, dtype: torch.dtype | None = None
+) -> Iterator[EnginePool]:
+    """Engines of a model folder, lost ones replaced; ended on leaving.
+
+    Args:
+        count: engines in processes of their own, one CPU thread each; 0: one in this process, on `device`.
+        dtype: of the weights of one in this process; None: the folder's own.
+    """
+
+    def build(number: int) -> Steps:
+        if count:
+            return ProcessEngine(from_folder(folder, config, threads=1))
+        return Engine(load_folder(folder, dtype=dtype).to(device), config)
+
+    pool = EnginePool([build(number) for number in range(max(1, count))], build=build)
+    try:
+        yield pool
+    finally:
+        pool.close()
 
 
 def from_folder(folder: Path, config: EngineConfig, *, threads: int) -> Callable[[], Engine]:

@@ -19,6 +19,7 @@ from openmimo.engine.engine import EngineConfig
 from openmimo.eval.run import EvalConfig
 from openmimo.judge.pool import JudgeConfig
 from openmimo.model.config import MiMoConfig
+from openmimo.rl.budget import check_budget
 from openmimo.rl.config import RLConfig
 from openmimo.train.pretrain import PretrainConfig, check_stages
 from openmimo.train.sft import SFTConfig
@@ -47,6 +48,7 @@ BUILT_IN = {
     "nano": "openmimo.recipes.nano:nano",
     "tiny": "openmimo.recipes.tiny:tiny",
     "mimo7b": "openmimo.recipes.mimo7b:mimo7b",
+    "one_gpu": "openmimo.recipes.one_gpu:one_gpu",
 }
 
 
@@ -102,9 +104,10 @@ def check(recipe: Recipe) -> None:
             f"rl.{name}": (getattr(recipe.rl, name), least)
             for least, names in (
                 (0, ("steps", "validate_every", "show_every", "num_shown", "micro_rows", "warmup_steps")),
-                (0, ("no_groups_steps", "not_finite_updates", "collapsed_steps", "num_engines")),
+                (0, ("no_groups_steps", "not_finite_updates", "collapsed_steps", "num_engines", "importance_cap")),
                 (1, ("batch_groups", "minibatch_groups", "max_new_tokens", "max_active_groups", "max_launch_factor")),
-                (1, ("checkpoint_every", "keep_last", "curation_samples")),
+                (1, ("checkpoint_every", "keep_last")),
+                (0, ("curation_samples", "language_penalty")),
             )
             for name in names
         },
@@ -132,6 +135,10 @@ def check(recipe: Recipe) -> None:
         )
     if not recipe.rl.temperature > 0:
         raise ValueError(f"rl.temperature must be above 0, got {recipe.rl.temperature}: greedy responses are all equal")
+    check_budget(recipe.rl.budget, recipe.rl.max_new_tokens)
+    weights = recipe.rl.level_weights
+    if weights and (len(weights) != 3 or min(weights) <= 0):
+        raise ValueError(f"rl.level_weights must be three numbers above 0, easy to hard, got {weights}")
 
 
 def _call(function: Callable[[], object], name: str) -> Recipe:

@@ -9,6 +9,7 @@ from openmimo.engine.engine import EngineConfig
 from openmimo.eval.run import EvalConfig
 from openmimo.model.config import MiMoConfig
 from openmimo.recipes import Recipe
+from openmimo.rl.budget import BudgetConfig
 from openmimo.rl.config import RLConfig
 from openmimo.train.compute import ComputeConfig
 from openmimo.train.draft import DraftConfig
@@ -22,6 +23,9 @@ STAGE_MIXTURES = (
     {"web": 0.11, "papers": 0.11, "books": 0.05, "maths": 0.27, "code": 0.36, "synthetic": 0.1},  # MiMo 2.1: 10 %
 )
 
+
+PROMPT = 2048
+"""Room for the prompt beside the longest response. Ours: the paper does not say whether its lengths include it."""
 
 COMPUTE = ComputeConfig(dtype="bfloat16", compile=True, recompute="full", shard=True)
 """Ours: 32,768 slots fit a GPU of 80 GB only so. Weights that are trained stay float32."""
@@ -59,13 +63,24 @@ def mimo7b() -> Recipe:
         pretrain=PRETRAIN,  # MiMo 2.3
         sft=SFTConfig(micro_rows=1, compute=COMPUTE),  # MiMo 3.1
         draft=DraftingConfig(train=DraftConfig(micro_rows=1)),  # MiMo 2.2: three layers; the rest ours
-        rl=RLConfig(micro_rows=1),  # MiMo 3.3.3
-        engine=EngineConfig(max_model_len=32_768, num_token_ids=151_665),  # released checkpoint
+        rl=RLConfig(micro_rows=1, context=32_768 + PROMPT, compute=replace(COMPUTE, shard=False)),  # MiMo 3.3.3
+        engine=EngineConfig(max_model_len=32_768 + PROMPT, num_token_ids=151_665),  # released checkpoint
         eval=EvalConfig(),  # MiMo 3.5
     )
 
 
 def mimo7b_0530() -> Recipe:
-    """The 0530 release: strictly on-policy, one update a batch (decision 0012)."""
+    """The 0530 release: strictly on-policy, one update a batch (decision 0012), budgets of 32K, 38K and 48K."""
     base = mimo7b()
-    return replace(base, name="mimo7b_0530", rl=replace(base.rl, minibatch_groups=base.rl.batch_groups))
+    return replace(
+        base,
+        name="mimo7b_0530",
+        rl=replace(
+            base.rl,
+            minibatch_groups=base.rl.batch_groups,
+            max_new_tokens=49_152,  # MiMo 0530: 48K
+            budget=BudgetConfig(before=(32_768, 38_912), truncated=0.1, plateau=0.0),  # 32K, 38K; when: decision 0044
+            context=49_152 + PROMPT,
+        ),
+        engine=replace(base.engine, max_model_len=49_152 + PROMPT),
+    )

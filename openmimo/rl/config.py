@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
+from openmimo.rl.budget import BudgetConfig
 from openmimo.rl.loss import Normalization
-from openmimo.rl.reward import Scheme
+from openmimo.rl.reward import Clustering, Scheme
+from openmimo.rl.sampling import Solved
+from openmimo.train.compute import ComputeConfig
 from openmimo.train.optim import OptimConfig
 
 
@@ -13,6 +17,8 @@ from openmimo.train.optim import OptimConfig
 class RLConfig:
     """Defaults are MiMo 3.3.3's figures."""
 
+    start: Literal["sft", "base"] = "sft"
+    """Which model of a run RL begins with; `base` is RL-Zero (MiMo 3.5, 3.6)."""
     steps: int = 1000
     """Iterations: a rollout batch and its updates."""
     batch_groups: int = 512  # MiMo 3.3.3; decision 0001: prompts
@@ -22,12 +28,23 @@ class RLConfig:
     warmup_steps: int = 0
     """Iterations of linear warm-up. Ours, for fresh optimizer state."""
     max_new_tokens: int = 32_768  # MiMo 3.3.3: maximum length
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    """Shorter budgets before it."""
     temperature: float = 1.0  # MiMo 3.3.3
     top_p: float = 1.0  # MiMo 3.3.3
     clip_low: float = 0.2  # decision 0002
     clip_high: float = 0.28  # decision 0002
+    importance_cap: float = 0.0
+    """Most that a token weighs by truncated importance sampling between engine and trainer; 0 is off (decision 0019).
+    2 is common."""
     normalization: Normalization = "token"  # decision 0004
     scheme: Scheme = "soft"  # MiMo 3.3.1
+    levels: Clustering = "cuts"  # decision 0006
+    level_weights: tuple[float, ...] = ()
+    """Points of the levels easy, medium, hard, scaled to sum to 1 over those present; (): equal (decision 0006)."""
+    language_penalty: float = 0.0
+    """Points that a response loses which mixes languages. MiMo 3.6 tried it and did not keep it: 0."""
+    solved: Solved = "pool"  # MiMo 3.3.2
     alpha: float = 0.1
     """Probability that a launch draws from the easy pool. MiMo 3.3.2."""
     context: int = 32_768
@@ -46,6 +63,7 @@ class RLConfig:
     curation_samples: int = 16  # MiMo 3.2
     """Rollouts a problem for its pass-rate filter and its tests' difficulty."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(weight_decay=0.0))
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     micro_rows: int = 0
     num_engines: int = 0
     """Engines in processes of their own; 0: one in this process. Ours."""

@@ -25,6 +25,15 @@ def clipped_objective(
     return torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantage)
 
 
+def importance_weights(old_logp: Tensor, engine_logp: Tensor, cap: float) -> Tensor:
+    """Truncated importance sampling: min(exp(old - engine), cap) per token, any shape; ones if `cap` is 0.
+
+    The rollouts are the engine's, Eq. 1's pi_old the trainer's (decision 0019); this weighs each token by how much
+    likelier the trainer holds it. As weights are not negative, Eq. 1 with advantages times weights is Eq. 1 weighted.
+    """
+    return (old_logp - engine_logp).exp().clamp(max=cap) if cap else torch.ones_like(old_logp)
+
+
 def token_weights(batch: Batch, normalization: Normalization) -> Tensor:
     """(R, T) loss weights whose total is the number of tokens; of a whole mini-batch, not of some of its rows.
 

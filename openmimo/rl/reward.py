@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from openmimo.rl.kmeans import kmeans
 from openmimo.types import Problem, Verdict
 
 Scheme = Literal["all_or_nothing", "strict", "soft"]
+Clustering = Literal["cuts", "kmeans"]
 
 EASY, MEDIUM, HARD = 0, 1, 2
 CUTS = (0.3, 0.7)  # decision 0006: hard below 0.3, medium, easy from 0.7
@@ -20,6 +22,19 @@ CUTS = (0.3, 0.7)  # decision 0006: hard below 0.3, medium, easy from 0.7
 def level(pass_rate: float, cuts: tuple[float, float] = CUTS) -> int:
     """Difficulty level of a test: 0 easy, 1 medium, 2 hard; one that nobody passed is hard."""
     return HARD if pass_rate < cuts[0] else MEDIUM if pass_rate < cuts[1] else EASY
+
+
+def levels(rates: Sequence[float], clustering: Clustering = "cuts") -> tuple[int, ...]:
+    """Difficulty level of each test of one problem, from the shares of rollouts that pass them (decision 0006).
+
+    `cuts` looks at each test alone; `kmeans` at how the problem's tests lie: the easiest of at most three clusters is
+    level 0, the next 1, and one that nobody passes is hard.
+    """
+    if clustering == "cuts":
+        return tuple(level(rate) for rate in rates)
+    clusters = kmeans(rates, HARD + 1)
+    hardest = max(clusters, default=0)
+    return tuple(HARD if rate == 0 else hardest - cluster for rate, cluster in zip(rates, clusters, strict=True))
 
 
 def reward(
@@ -62,3 +77,8 @@ def reward(
             total += sum(raw[present.index(n) + 1 :])
             break
     return points / total
+
+
+def less_penalty(points: float, *, mixes_languages: bool, penalty: float) -> float:
+    """Points of a response, `penalty` less if it mixes languages, at least 0 (tried and not kept: MiMo 3.6)."""
+    return max(0.0, points - penalty) if mixes_languages else points

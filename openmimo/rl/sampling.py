@@ -10,11 +10,14 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from openmimo.types import Group, Problem
 
 EPSILON = 1e-6
+Solved = Literal["pool", "drop", "keep"]
+"""What becomes of a problem whose pass rate reaches 1. `pool`: the easy pool of MiMo 3.3.2. `drop`: it is not drawn
+again while others are left. `keep`: it stays in the main set."""
 
 
 def is_valid(rewards: Sequence[float]) -> bool:
@@ -36,7 +39,8 @@ class ProblemPool:
     alpha: float = 0.1  # MiMo 3.3.2
     cursor: int = 0
     easy: list[str] = field(default_factory=list)
-    """Ids in the order they entered."""
+    """Ids in the order they entered: pooled, or dropped."""
+    solved: Solved = "pool"
 
     def __post_init__(self) -> None:
         if not self.problems:
@@ -58,7 +62,7 @@ class ProblemPool:
                 continue
             known = group.problem.id in self.easy
             if is_easy(group.rewards):
-                if not known:
+                if not known and self.solved != "keep":
                     self.easy.append(group.problem.id)
             elif known and group.stratum == "easy":
                 self.easy.remove(group.problem.id)
@@ -108,7 +112,7 @@ class Draws:
         pool, cursor = self._pool, self._cursors[-1]
         rng = random.Random(_key(pool.seed, "draw", self._step, launch))
         everything_easy = len(self._easy) >= len(pool.problems)
-        if self._easy and (everything_easy or rng.random() < pool.alpha):
+        if self._easy and (everything_easy or (pool.solved == "pool" and rng.random() < pool.alpha)):
             self._cursors.append(cursor)
             return pool.by_id(rng.choice(self._easy)), "easy"
         hidden = set(self._easy)

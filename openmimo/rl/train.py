@@ -28,10 +28,11 @@ from openmimo.data.chat import Chat
 from openmimo.engine.sync import load_weights
 from openmimo.log import Log, say
 from openmimo.model.mimo import MiMo
+from openmimo.rl.budget import Budget
 from openmimo.rl.config import RLConfig
 from openmimo.rl.loss import policy_loss
 from openmimo.rl.metrics import Mixed, cost, facts, spread
-from openmimo.rl.reward import Scheme, reward
+from openmimo.rl.reward import less_penalty, reward
 from openmimo.rl.sampling import Draws, ProblemPool, is_valid
 from openmimo.rl.show import Table
 from openmimo.rl.stops import Stops
@@ -43,9 +44,10 @@ from openmimo.rollout.journal import Journal, keep_steps
 from openmimo.rollout.seamless import Seamless
 from openmimo.rows import write_rows
 from openmimo.stop import Stopped, StopSignal
+from openmimo.train.compute import Worker
 from openmimo.train.optim import Optimizer
 from openmimo.train.step import TrainState
-from openmimo.types import Group, Problem, Sampling
+from openmimo.types import Group, Problem, Rollout, Sampling
 
 
 class TrainableEngine(Engine, Protocol):
@@ -83,7 +85,7 @@ def train(
         out: the run folder, for metrics, samples and rollouts.
         slots: requests that the engine can advance at once; 0: not known.
         seen: (problem id, pass rate, tokens of its longest response), from curation, before the first step.
-        mixed: says whether a response mixes languages; None: not looked at.
+        mixed: says whether a response (second) to a prompt mixes languages; None: not looked at.
         validate: called every `validate_every` steps with the engine up to date.
         save_model: writes the policy as a model folder; called when validation finds it the best so far.
 
@@ -93,8 +95,9 @@ def train(
     """
     check_lengths(problems, chat, config)
     freeze_mtp(model)
-    state = TrainState(model, Optimizer(model, config.optim))
-    pool = ProblemPool(problems, seed, config.alpha)
+    state = TrainState(model, Optimizer(model, config.optim), Worker(model, config.compute))
+    pool = ProblemPool(problems, seed, config.alpha, solved=config.solved)
+    budget = Budget(config.budget, config.max_new_tokens)
     history = History({"main": config.prior, "easy": 0.1})
     for problem_id, pass_rate, tokens in seen:
         history.seed_with(problem_id, pass_rate, config.num_rollouts, tokens)
@@ -106,6 +109,7 @@ def train(
         done = saved["iterations"]
         state.load_state_dict(saved["train"])
         pool.load_state_dict(saved["pool"])
+        budget.load_state_dict(saved["budget"])
         history.load_state(saved["history"])
         stops.load_state_dict(saved["stops"])
         best.load_state_dict(saved["best"])
@@ -114,15 +118,18 @@ def train(
     keep_steps(rollouts, resumable)
     trace.drop_from(rollouts / "trace.jsonl", done)
     engine.update_weights(model.state_dict(), done)
-    frozen = copy.deepcopy(model).requires_grad_(False) if config.stream_updates else None
+    frozen = _frozen(model, config) if config.stream_updates else None
     loss = policy_loss(clip_low=config.clip_low, clip_high=config.clip_high, temperature=config.temperature)
     sampling = Sampling(
-        config.max_new_tokens,
+        budget.now,
         temperature=config.temperature,
         top_p=config.top_p,
         stop_token_ids=chat.stop_token_ids,
     )
     checkpoint_s = 0.0
+
+    def mixes(problem: Problem, rollout: Rollout) -> bool:
+        return mixed is not None and mixed(problem.prompt, chat.decode(rollout.token_ids))
 
     with (
         StopSignal() as signal,
@@ -145,9 +152,9 @@ def train(
                     draw=draws,
                     render=lambda problem: chat.render_prompt(problem.prompt),
                     decode=chat.decode,
-                    sampling=sampling,
+                    sampling=replace(sampling, max_new_tokens=budget.now),
                     num_rollouts=config.num_rollouts,
-                    valid=lambda group: score(group, config.scheme),
+                    valid=lambda group: score(group, config, mixes),
                     policy=policy,
                     seed=seed,
                     step=step,
@@ -167,6 +174,9 @@ def train(
                 load_weights(frozen, model.state_dict())
             laps.lap("weights_s")
             metrics = {**updates.metrics, **facts(batch, decode=chat.decode, mixed=mixed), "easy_pool": len(pool.easy)}
+            metrics["budget"] = budget.now
+            if "reward" in metrics:
+                budget.observe(step, reward=metrics["reward"], truncated=metrics["truncated"])
             timing = {**updates.timing, **cost(batch), "checkpoint_s": checkpoint_s}
             if validate and config.validate_every and (step + 1) % config.validate_every == 0:
                 found, took = validate(step + 1)
@@ -209,6 +219,7 @@ def train(
                     {
                         "train": state.state_dict(),
                         "pool": pool.state_dict(),
+                        "budget": budget.state_dict(),
                         "history": history.state(),
                         "stops": stops.state_dict(),
                         "best": best.state_dict(),
@@ -246,13 +257,30 @@ def policy_of(config: RLConfig, history: History, draws: Draws) -> Seamless:
     )
 
 
-def score(group: Group, scheme: Scheme) -> tuple[bool | None, Group]:
-    """Fill in the rewards; whether the group carries a gradient, or None if the judge failed on any of it."""
-    points = [reward(group.problem, verdict, scheme=scheme) for verdict in group.verdicts]
+def score(
+    group: Group, config: RLConfig, mixes: Callable[[Problem, Rollout], bool] | None = None
+) -> tuple[bool | None, Group]:
+    """Fill in the rewards; whether the group carries a gradient, or None if the judge failed on any of it.
+
+    Args:
+        mixes: whether a response mixes languages, for `language_penalty`.
+    """
+    weights = config.level_weights or None
+    points = [reward(group.problem, verdict, scheme=config.scheme, weights=weights) for verdict in group.verdicts]
     if any(p is None for p in points):
         return None, group
     rewards = tuple(p for p in points if p is not None)
+    if config.language_penalty and mixes:
+        rewards = tuple(
+            less_penalty(p, mixes_languages=mixes(group.problem, rollout), penalty=config.language_penalty)
+            for p, rollout in zip(rewards, group.rollouts, strict=True)
+        )
     return is_valid(rewards), replace(group, rewards=rewards)
+
+
+def _frozen(model: MiMo, config: RLConfig) -> MiMo:
+    """A copy of the policy as its losses see it, for log-probabilities under the weights that make the rollouts."""
+    return copy.deepcopy(model).requires_grad_(False).to(getattr(torch, config.compute.dtype))
 
 
 def learnt(batch: BatchResult) -> list[Outcome]:

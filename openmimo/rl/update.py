@@ -22,7 +22,7 @@ from openmimo.data.pack import Sample, pack
 from openmimo.model.mimo import MiMo
 from openmimo.rl.advantage import advantages
 from openmimo.rl.config import RLConfig
-from openmimo.rl.loss import token_weights
+from openmimo.rl.loss import importance_weights, token_weights
 from openmimo.train.loss import Loss, token_logprobs
 from openmimo.train.step import TrainState, on_device, train_step
 from openmimo.types import Batch, Group
@@ -73,7 +73,7 @@ def update(
             gives them all before its first update, when the last group is there.
     """
     found = Updates()
-    ready = _prepared(groups, frozen or state.model, config, found)
+    ready = _prepared(groups, frozen or state.worker.model, config, found)
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     collected: dict[str, list[float]] = defaultdict(list)
     gaps: list[tuple[float, float]] = []
@@ -157,7 +157,9 @@ def _prepared(
         weights = token_weights(on_device(minibatch, torch.device("cpu")), config.normalization).numpy()
         found.timing["pack_s"] += packed - started
         found.timing["old_logprobs_s"] += time.perf_counter() - packed
-        yield replace(minibatch, old_logprobs=logp.numpy(), loss_weights=weights), gap
+        shares = importance_weights(logp, torch.as_tensor(minibatch.old_logprobs), config.importance_cap)
+        advantage = minibatch.advantages * shares.numpy()
+        yield replace(minibatch, old_logprobs=logp.numpy(), loss_weights=weights, advantages=advantage), gap
 
 
 @torch.no_grad()

@@ -1,4 +1,6 @@
-"""The pre-training and SFT loss: cross-entropy + lambda x MTP (MiMo 2.2), over packed rows, logits never whole.
+"""The pre-training and SFT loss: cross-entropy + lambda x MTP (MiMo 2.2), and RL's log-probabilities (MiMo 3.3).
+
+Over packed rows, logits never whole.
 
 Shapes: R = rows, T = positions, D = hidden size, V = vocabulary, N = R * T, K = MTP layers.
 
@@ -141,10 +143,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 continue
             torch.mm(grad_CV, head_VD, out=grad_hidden_ND[part])
             if grad_head_VD is not None:
-                if grad_CV.dtype == torch.float32:
-                    grad_head_VD.addmm_(grad_CV.T, hidden_ND[part])
-                else:
-                    grad_head_VD += grad_CV.T @ hidden_ND[part]
+                _add_outer(grad_head_VD, grad_CV, hidden_ND[part])
             del logits_CV, grad_CV  # or they would live beside the next chunk's
         ctx.save_for_backward(grad_hidden_ND, grad_head_VD)
         ctx.head_dtype = head_VD.dtype
@@ -157,6 +156,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         scale = grads[0]
         head = None if grad_head_VD is None else grad_head_VD.mul_(scale).to(ctx.head_dtype)
         return grad_hidden_ND.mul_(scale.to(grad_hidden_ND.dtype)), head, None, None, None
+
+
+def _add_outer(grad_head_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
+    """Add a chunk's share of the head's gradient, in float32."""
+    if grad_CV.dtype == torch.float32:
+        grad_head_VD.addmm_(grad_CV.T, hidden_CD)
+    else:
+        grad_head_VD += grad_CV.T @ hidden_CD
 
 
 def _cross_entropy(logits_CV: Tensor, targets_C: Tensor, weights_C: Tensor, learns: bool) -> tuple[Tensor, Tensor]:
@@ -192,17 +199,80 @@ def _cross_entropy_by_torch(
 def token_logprobs(model: MiMo, batch: Batch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probability (R, T) of token t under the model, aligned to the target, and the entropy (R, T) there.
 
-    Both float32 in nats; 0 at slots of weight 0. Differentiable in the log-probabilities.
+    Both float32 in nats, of the softmax of logits / temperature; 0 at slots of weight 0. The log-probabilities are
+    differentiable, the entropies are not. Logits exist one chunk at a time, as `chunk_of` says: the backward pass
+    computes them again.
     """
     attend = packed_attention(batch.document_ids, model.lm_head.weight.dtype)
-    hidden_RTD = model.normed(model(batch.token_ids, batch.positions, attend))
+    hidden_RTD = model(batch.token_ids, batch.positions, attend)
     targets, weights = targets_ahead(batch, 1)
     counts = weights > 0
-    logits_NV = model.lm_head(hidden_RTD[counts]).float() / temperature
-    logs_NV = F.log_softmax(logits_NV, dim=-1)
-    picked_N = logs_NV.gather(-1, targets[counts][:, None])[:, 0]
-    entropy_N = -(logs_NV.detach().exp() * logs_NV.detach()).sum(-1)
+    picked_N, entropy_N = chunked_logprobs(
+        model.normed(hidden_RTD[counts]), model.lm_head.weight, targets[counts], temperature
+    )
     return _at_targets(picked_N, counts), _at_targets(entropy_N, counts)
+
+
+def chunked_logprobs(
+    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, temperature: float = 1.0, chunk_tokens: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (N,) of the targets and entropies (N,) of softmax(hidden @ head.T / temperature).
+
+    Args:
+        hidden_ND: already normed.
+        chunk_tokens: positions whose logits exist at one time; 0: as `chunk_of` says.
+    """
+    chunk = chunk_tokens or chunk_of(head_VD.shape[0], head_VD.device.type)
+    picked_N, entropy_N = _ChunkedLogprobs.apply(hidden_ND, head_VD, targets_N, temperature, chunk)
+    return picked_N, entropy_N
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, temperature: float, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        picked_N, entropy_N = (
+            torch.empty(len(hidden_ND), dtype=torch.float32, device=hidden_ND.device) for _ in range(2)
+        )
+        ones_N = torch.ones_like(picked_N)
+        for start in range(0, len(hidden_ND), chunk):
+            part = slice(start, start + chunk)
+            logits_CV = _tempered(hidden_ND[part] @ head_VD.T, temperature)
+            # With p the softmax and 1 the target's unit vector: CE - (p - 1) . logits is the entropy.
+            losses_C, slopes_CV = _cross_entropy(logits_CV.clone(), targets_N[part], ones_N[part], True)
+            picked_N[part] = -losses_C
+            entropy_N[part] = losses_C - torch.linalg.vecdot(slopes_CV, logits_CV)
+            del logits_CV, slopes_CV
+        ctx.save_for_backward(hidden_ND, head_VD, targets_N)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        ctx.mark_non_differentiable(entropy_N)
+        return picked_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, head_VD, targets_N = ctx.saved_tensors
+        weights_N = -grads[0] / ctx.temperature
+        grad_hidden_ND = torch.empty_like(hidden_ND)
+        grad_head_VD = torch.zeros_like(head_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for start in range(0, len(hidden_ND), ctx.chunk):
+            part = slice(start, start + ctx.chunk)
+            logits_CV = _tempered(hidden_ND[part] @ head_VD.T, ctx.temperature)
+            _, slopes_CV = _cross_entropy(logits_CV, targets_N[part], weights_N[part], True)
+            grad_CV = slopes_CV.to(hidden_ND.dtype)
+            del logits_CV, slopes_CV
+            torch.mm(grad_CV, head_VD, out=grad_hidden_ND[part])
+            if grad_head_VD is not None:
+                _add_outer(grad_head_VD, grad_CV, hidden_ND[part])
+            del grad_CV
+        head = None if grad_head_VD is None else grad_head_VD.to(head_VD.dtype)
+        return grad_hidden_ND, head, None, None, None
+
+
+def _tempered(logits_CV: Tensor, temperature: float) -> Tensor:
+    """Logits in float32, divided by the temperature."""
+    logits_CV = logits_CV.float()
+    return logits_CV if temperature == 1.0 else logits_CV.div_(temperature)
 
 
 def _at_targets(values_N: Tensor, counts: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.optim.adamw import adamw as adamw_step
 
 from openmimo.model.parallel import like, whole
 
@@ -53,13 +54,19 @@ class OptimConfig:
     """Muon's learning rate over AdamW's. Ours."""
     momentum: float = 0.95
     """Muon's momentum. Ours."""
+    offload: bool = False
+    """AdamW's state rests in main memory and visits the device a parameter at a time; the numbers are the same. 8 bytes
+    a parameter less on the device, and twice as many moved over the bus each step. Ours."""
 
 
 class Optimizer:
     """AdamW, or Muon with AdamW: one learning rate in, one state out."""
 
     def __init__(self, model: nn.Module, config: OptimConfig) -> None:
+        if config.offload and config.kind != "adamw":
+            raise ValueError(f"optim.offload keeps AdamW's state; optim.kind must be adamw, got {config.kind}")
         self.config = config
+        adamw = OffloadedAdamW if config.offload else torch.optim.AdamW
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         matrices = [p for n, p in named if _is_matrix(n, p)] if config.kind == "muon" else []
         taken = {id(p) for p in matrices}
@@ -68,7 +75,7 @@ class Optimizer:
         plain = [p for n, p in rest if p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
+            adamw(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
         ]
         if matrices:
             self.parts.append(
@@ -103,6 +110,57 @@ class Optimizer:
                 for n, values in state["state"].items()
             }
             part.load_state_dict({**state, "state": spread})
+            if isinstance(part, OffloadedAdamW):
+                part.rest()
+
+
+class OffloadedAdamW(torch.optim.AdamW):
+    """AdamW whose state rests in main memory, pinned where the parameters are on a GPU.
+
+    `step` takes one parameter's state to its device, runs the same kernel there and brings it back.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = torch.zeros(())
+                    for name in ("exp_avg", "exp_avg_sq"):
+                        state[name] = _resting(torch.zeros(parameter.shape, dtype=parameter.dtype), parameter)
+                there = {name: value.to(parameter.device) for name, value in state.items()}
+                adamw_step(
+                    [parameter],
+                    [parameter.grad],
+                    [there["exp_avg"]],
+                    [there["exp_avg_sq"]],
+                    [],
+                    [there["step"]],
+                    fused=True,
+                    amsgrad=False,
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    lr=group["lr"],
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    maximize=False,
+                )
+                for name, value in there.items():
+                    if value is not state[name]:
+                        state[name].copy_(value)
+
+    def rest(self) -> None:
+        """Bring all state back to main memory: torch loads it to where the parameters are."""
+        for parameter, state in self.state.items():
+            for name, value in state.items():
+                state[name] = _resting(value.cpu(), parameter)
+
+
+def _resting(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    return value.pin_memory() if parameter.is_cuda else value
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:

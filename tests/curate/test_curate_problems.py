@@ -1,5 +1,7 @@
 """RL problem curation on hand-made groups: every reason of MiMo 3.2, and the levels of tests."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from openmimo.curate.problems import curate, pass_rate, rates_by_test, with_levels
@@ -30,13 +32,13 @@ def right_of_16(problem: Problem, right: int) -> Group:
     return group(problem, [Verdict("accepted")] * right + [Verdict("wrong_answer")] * (16 - right))
 
 
-def level(rate: float) -> int:
-    return 2 if rate < 0.3 else 1 if rate < 0.7 else 0
+def levels(rates: Sequence[float]) -> list[int]:
+    return [2 if rate < 0.3 else 1 if rate < 0.7 else 0 for rate in rates]
 
 
 def reasons(*groups: Group, extra: tuple[Problem, ...] = (), golden: str = "accepted") -> dict[str, int]:
     problems = [g.problem for g in groups] + list(extra)
-    return curate(problems, groups, level=level, golden=lambda p: Verdict(golden)).counts  # type: ignore[arg-type]
+    return curate(problems, groups, levels=levels, golden=lambda p: Verdict(golden)).counts  # type: ignore[arg-type]
 
 
 def test_mathematics_above_nine_tenths_is_dropped() -> None:
@@ -56,7 +58,7 @@ def test_code_without_tests_is_dropped_before_anything_is_run() -> None:
     def golden(problem: Problem) -> Verdict:
         raise AssertionError("never asked")
 
-    assert curate([empty], [], level=level, golden=golden).counts == {"in": 1, "kept": 0, "no_tests": 1}
+    assert curate([empty], [], levels=levels, golden=golden).counts == {"in": 1, "kept": 0, "no_tests": 1}
 
 
 def test_code_whose_golden_solution_fails_is_dropped() -> None:
@@ -97,7 +99,7 @@ def test_levels_come_from_the_share_that_passes_each_test() -> None:
     rows = [verdict("accepted", "accepted" if n < 2 else "wrong_answer", "wrong_answer") for n in range(4)]
     judged = group(problem, rows)
     assert rates_by_test(judged) == (1.0, 0.5, 0.0)
-    assert [t.level for t in with_levels(problem, judged, level).tests] == [0, 1, 2]
+    assert [t.level for t in with_levels(problem, judged, levels).tests] == [0, 1, 2]
     never_ran = group(problem, [Verdict("compile_error"), verdict("accepted", "accepted", "accepted")])
     assert rates_by_test(never_ran) == pytest.approx((0.5, 0.5, 0.5))
 
@@ -109,5 +111,5 @@ def test_a_result_that_was_inferred_counts_in_no_tests_statistics() -> None:
 
 def test_kept_problems_stay_in_order_with_their_levels() -> None:
     groups = [right_of_16(maths("a"), 3), group(code("b"), [verdict("accepted", "wrong_answer")] * 4)]
-    kept = curate([g.problem for g in groups], groups, level=level).problems
+    kept = curate([g.problem for g in groups], groups, levels=levels).problems
     assert [p.id for p in kept] == ["a", "b"] and [t.level for t in kept[1].tests] == [0, 2]

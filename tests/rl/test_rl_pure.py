@@ -9,7 +9,7 @@ import torch
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mimo import MiMo
 from openmimo.rl.advantage import advantages
-from openmimo.rl.loss import clipped_objective, policy_loss, token_weights
+from openmimo.rl.loss import clipped_objective, importance_weights, policy_loss, token_weights
 from openmimo.rl.sampling import ProblemPool, is_easy, is_valid
 from openmimo.types import Batch, Group, Problem
 
@@ -160,3 +160,36 @@ def test_an_empty_easy_pool_draws_from_the_main_set() -> None:
 def test_no_problems_are_refused() -> None:
     with pytest.raises(ValueError, match="no problems left"):
         ProblemPool([], seed=0)
+
+
+def test_solved_problems_are_pooled_dropped_or_kept() -> None:
+    easy, drawn = {}, {}
+    for solved in ("pool", "drop", "keep"):
+        pool = ProblemPool(problems(4), seed=0, alpha=0.5, solved=solved)  # type: ignore[arg-type]
+        pool.apply(0, [group(pool.by_id("p1"), (1.0, 1.0))], pool.draws(0))
+        draws = pool.draws(1)
+        easy[solved] = pool.easy
+        drawn[solved] = {(p.id, stratum) for p, stratum in map(draws, range(40)) if p.id == "p1"}
+    assert easy == {"pool": ["p1"], "drop": ["p1"], "keep": []}
+    assert drawn == {"pool": {("p1", "easy")}, "drop": set(), "keep": {("p1", "main")}}
+
+
+def test_dropped_problems_come_back_once_no_other_is_left() -> None:
+    pool = ProblemPool(problems(2), seed=0, solved="drop")
+    pool.easy = ["p0", "p1"]
+    assert {pool.draws(0)(n)[1] for n in range(5)} == {"easy"}
+
+
+def test_importance_weights_are_the_ratio_of_trainer_to_engine_cut_at_the_cap() -> None:
+    old, engine = torch.log(torch.tensor([0.5, 0.9, 0.1])), torch.log(torch.tensor([0.25, 0.3, 0.2]))
+    assert importance_weights(old, engine, 2.5).tolist() == pytest.approx([2.0, 2.5, 0.5])
+    assert importance_weights(old, engine, 0.0).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_weighted_advantages_weigh_the_objective() -> None:
+    logp, old = torch.randn(9, generator=torch.Generator().manual_seed(0)), torch.zeros(9)
+    advantage, weight = torch.linspace(-1, 1, 9), torch.linspace(0, 2, 9)
+    plain, folded = (
+        clipped_objective(logp, old, a, clip_low=0.2, clip_high=0.28) for a in (advantage, advantage * weight)
+    )
+    assert torch.allclose(folded, plain * weight, atol=1e-6)

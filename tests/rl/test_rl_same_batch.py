@@ -14,6 +14,7 @@ from small import CHAT, make_engine
 from openmimo.engine.pool import EnginePool
 from openmimo.judge.config import JudgeConfig
 from openmimo.judge.pool import JudgePool
+from openmimo.rl.config import RLConfig
 from openmimo.rl.train import score
 from openmimo.rollout.baselines import Rounds
 from openmimo.rollout.driver import BatchResult, rollout_batch
@@ -38,7 +39,8 @@ def decode(token_ids: Sequence[int]) -> str:
 def batch(engine: Any, judge: Any, policy: Seamless) -> BatchResult:
     return rollout_batch(
         engine, judge, draw=draw, render=lambda problem: CHAT.render_prompt(problem.prompt), decode=decode,
-        sampling=Sampling(8), num_rollouts=3, valid=lambda group: score(group, "soft"), policy=policy, seed=2, step=1,
+        sampling=Sampling(8), num_rollouts=3, valid=lambda group: score(group, RLConfig()), policy=policy, seed=2,
+        step=1,
     )  # fmt: skip
 
 

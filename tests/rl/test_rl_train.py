@@ -127,6 +127,20 @@ def test_engine_kl_sees_an_engine_that_is_off() -> None:
     assert metrics["engine_kl"] == pytest.approx(math.exp(-off) - 1 + off, abs=1e-4)  # k3 of a constant gap
 
 
+def test_importance_sampling_weighs_tokens_by_trainer_over_engine() -> None:
+    off = 0.5  # the engine holds every token less likely than the trainer, by a factor exp(0.5) = 1.65
+    groups = [
+        replace(g, rollouts=tuple(replace(r, logprobs=tuple(p - off for p in r.logprobs)) for r in g.rollouts))
+        for g in rollout_groups()
+    ]
+    plain, cut, whole = (run_update(groups, replace(CONFIG, importance_cap=cap))[0] for cap in (0.0, 1.25, 5.0))
+    inside = plain[0].loss_weights > 0
+    for seen, share in ((cut, 1.25), (whole, math.exp(off))):
+        ratio = (seen[0].advantages / plain[0].advantages)[inside]
+        assert torch.allclose(ratio, torch.full_like(ratio, share), rtol=1e-3)
+        assert torch.equal(seen[0].loss_weights, plain[0].loss_weights)
+
+
 def test_mini_batches_are_consecutive_groups_in_launch_order() -> None:
     groups = rollout_groups(5)
     assert group_order(run_update(groups)[0]) == [[0, 1], [2, 3], [4]]  # decision 0043

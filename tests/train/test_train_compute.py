@@ -1,5 +1,8 @@
 """Precision, recomputation and compilation change how a step is computed, not what it computes."""
 
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -131,3 +134,32 @@ def test_rows_of_one_document_need_no_mask() -> None:
     with torch.no_grad():
         causal, masked = (model(ids, positions, packed_attention(documents)) for documents in (one, other))
     assert torch.allclose(causal, masked, atol=1e-5)
+
+
+def test_offloaded_adamw_gives_the_same_numbers_and_the_same_state() -> None:
+    def stepped(offload: bool, steps: range, state: Any = None) -> tuple[list[torch.Tensor], Any]:
+        model = MiMo(MODEL).init_weights(torch.Generator().manual_seed(0))
+        optimizer = Optimizer(model, OptimConfig(offload=offload))
+        if state:
+            model.load_state_dict(state[0])
+            optimizer.load_state_dict(copy.deepcopy(state[1]))
+        for step in steps:
+            generator = torch.Generator().manual_seed(step)
+            for n, parameter in enumerate(model.parameters()):
+                if n or step:  # one parameter joins late
+                    parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step(1e-2)
+        return list(model.parameters()), (copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict()))
+
+    plain, _ = stepped(False, range(4))
+    whole, _ = stepped(True, range(4))
+    _, half = stepped(True, range(2))
+    resumed, _ = stepped(True, range(2, 4), half)
+    moved, _ = stepped(False, range(2, 4), half)
+    for others in (whole, resumed, moved):
+        assert all(torch.equal(a, b) for a, b in zip(plain, others, strict=True))
+
+
+def test_muon_cannot_be_offloaded() -> None:
+    with pytest.raises(ValueError, match=r"optim.kind must be adamw, got muon"):
+        Optimizer(MiMo(MODEL), OptimConfig(kind="muon", offload=True))

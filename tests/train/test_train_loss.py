@@ -11,7 +11,7 @@ from openmimo.data.pack import Sample, pack, stack
 from openmimo.model.attention import packed_attention
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mimo import MiMo
-from openmimo.train.loss import cross_entropy_sum, next_token_loss, targets_ahead, token_logprobs
+from openmimo.train.loss import chunked_logprobs, cross_entropy_sum, next_token_loss, targets_ahead, token_logprobs
 from openmimo.train.step import on_device
 
 CPU = torch.device("cpu")
@@ -130,3 +130,40 @@ def test_token_logprobs_stand_at_their_targets() -> None:
     for t in (2, 4, 5):
         expected[0, t] = logs[0, t - 1, batch.token_ids[0, t]]
     assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_chunked_log_probabilities_equal_the_plain_ones_with_their_gradients(
+    dtype: torch.dtype, temperature: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(23, 8, generator=generator).to(dtype).requires_grad_()
+    head = torch.randn(37, 8, generator=generator).to(dtype).requires_grad_()
+    targets, slopes = torch.randint(0, 37, (23,), generator=generator), torch.randn(23, generator=generator)
+    logs = F.log_softmax((hidden @ head.T).float() / temperature, -1)
+    plain, entropy = logs.gather(-1, targets[:, None])[:, 0], -(logs.exp() * logs).sum(-1)
+    expected = torch.autograd.grad(plain @ slopes, (hidden, head))
+    near = {"rtol": 1e-5, "atol": 2e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.1}
+    for chunk in (1, 5, 1000):
+        found, uncertain = chunked_logprobs(hidden, head, targets, temperature, chunk)
+        assert torch.allclose(found, plain, atol=1e-5) and torch.allclose(uncertain, entropy, atol=1e-5)
+        assert not uncertain.requires_grad and found.dtype == uncertain.dtype == torch.float32
+        for a, b in zip(torch.autograd.grad(found @ slopes, (hidden, head)), expected, strict=True):
+            assert a.dtype == dtype and torch.allclose(a, b, **near)
+
+
+def test_log_probabilities_of_no_slot_at_all_have_zero_gradients() -> None:
+    hidden, head = torch.zeros(0, 8, requires_grad=True), torch.ones(37, 8, requires_grad=True)
+    found, _ = chunked_logprobs(hidden, head, torch.zeros(0, dtype=torch.long))
+    found.sum().backward()
+    assert head.grad is not None and not head.grad.any() and hidden.grad is not None
+
+
+def test_a_frozen_head_lets_the_gradient_of_log_probabilities_through() -> None:
+    model = tiny_model()
+    model.lm_head.weight.requires_grad_(False)
+    batch = on_device(pack([Sample([1, 2, 3, 4, 5])], 8), CPU)
+    token_logprobs(model, batch, 0.7)[0].sum().backward()
+    assert model.lm_head.weight.grad is None
+    assert model.model.layers[0].mlp.up_proj.weight.grad is not None
