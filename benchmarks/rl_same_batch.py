@@ -41,8 +41,8 @@ from openmimo.engine.pool import EnginePool
 from openmimo.engine.process import ProcessEngine, from_folder
 from openmimo.judge.pool import JudgePool
 from openmimo.model.hf import load_folder
-from openmimo.rl.sampling import ProblemPool
 from openmimo.rl.config import RLConfig
+from openmimo.rl.sampling import ProblemPool
 from openmimo.rl.train import score
 from openmimo.rollout.baselines import Rounds
 from openmimo.rollout.driver import BatchResult, rollout_batch
