@@ -116,14 +116,16 @@ class ProcessEngine:
         return value
 
 
-def from_folder(folder: Path, config: EngineConfig, *, threads: int) -> Callable[[], Engine]:
+def from_folder(
+    folder: Path, config: EngineConfig, *, threads: int, device: torch.device | str = "cpu"
+) -> Callable[[], Engine]:
     """What builds an engine from a model folder, with so many CPU threads."""
-    return partial(_build, folder, config, threads)
+    return partial(_build, folder, config, threads, device)
 
 
-def _build(folder: Path, config: EngineConfig, threads: int) -> Engine:
+def _build(folder: Path, config: EngineConfig, threads: int, device: torch.device | str) -> Engine:
     torch.set_num_threads(threads)
-    return Engine(load_folder(folder), config)
+    return Engine(load_folder(folder).to(device), config)
 
 
 def _serve(connection: Connection, build: Callable[[], Engine]) -> None:
