@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from openmimo.config import keys, with_overrides
-from openmimo.recipes import BUILT_IN, Recipe, ablations, load
+from openmimo.recipes import BUILT_IN, Recipe, ablations, check, load
 from openmimo.recipes.mimo7b import mimo7b, mimo7b_0530
 from openmimo.recipes.tiny import tiny
 
@@ -23,6 +23,29 @@ NEW = {
     "judge": "judge.wall_s=0.7",
     "eval": "eval.sweep_temperatures=0.1,0.2",
 }
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ("rl.checkpoint_every=0", "rl.checkpoint_every must be at least 1, got 0"),
+        ("rl.minibatch_groups=0", "rl.minibatch_groups must be at least 1, got 0"),
+        ("rl.batch_groups=0", "rl.batch_groups must be at least 1, got 0"),
+        ("rl.num_rollouts=1", "rl.num_rollouts must be at least 2, got 1"),
+        ("rl.validate_every=-1", "rl.validate_every must be at least 0, got -1"),
+        ("rl.max_active_groups=0", "rl.max_active_groups must be at least 1, got 0"),
+        ("rl.temperature=0", "rl.temperature must be above 0, got 0"),
+        ("rl.temperature=-1", "rl.temperature must be above 0, got -1"),
+    ],
+)
+def test_what_rl_would_stumble_on_is_refused_before_any_stage(changed: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        check(with_overrides(tiny(), [changed]))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_recipe_is_one_that_can_be_run(name: str) -> None:
+    check(load(name))
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
