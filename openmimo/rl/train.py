@@ -89,7 +89,8 @@ def train(
 
     Raises:
         ValueError: for a prompt that leaves no room for a response, or a run that nothing can come of any more.
-        Stopped: after SIGTERM, with all saved.
+        Stopped: after SIGTERM, with all saved: within a step's rollout if a checkpoint holds all before it, else at its
+            end.
     """
     check_lengths(problems, chat, config)
     freeze_mtp(model)
@@ -154,7 +155,7 @@ def train(
                     context=config.context,
                     slots=slots,
                     known=journal.groups,
-                    on_judged=journal.add,
+                    on_judged=functools.partial(_keep, journal, signal, step, step == max(resumable)),
                     on_selected=background.put if background else None,
                 )
                 laps.lap("rollout_s")
@@ -283,6 +284,17 @@ def freeze_mtp(model: MiMo) -> None:
     for name, parameter in model.named_parameters():
         if ".mtp_layers." in name:
             parameter.requires_grad_(False)
+
+
+def _keep(journal: Journal, signal: StopSignal, step: int, saved: bool, group: Group) -> None:
+    """Write a judged group; asked to stop, and with a checkpoint of all before this step, end at once.
+
+    Raises:
+        Stopped: the journal and that checkpoint hold all there is.
+    """
+    journal.add(group)
+    if signal.asked and saved:
+        raise Stopped(f"rl stopped by SIGTERM in step {step + 1:,}; its judged groups are kept, all before it is saved")
 
 
 class Best:

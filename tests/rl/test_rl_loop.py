@@ -156,6 +156,26 @@ def test_sigterm_saves_at_the_end_of_the_step_and_the_same_command_goes_on(whole
     assert left_behind(tmp_path)[1] == left_behind(whole)[1]
 
 
+def test_sigterm_within_a_rollout_ends_it_with_the_next_judged_group(whole: Path, tmp_path: Path) -> None:
+    engine = make_engine()
+    step, sent = engine.step, False
+
+    def asked() -> Any:
+        nonlocal sent
+        if engine.policy_version == 1 and not sent:
+            sent = True
+            signal.raise_signal(signal.SIGTERM)
+        return step()
+
+    engine.step = asked  # type: ignore[method-assign]
+    with pytest.raises(Stopped, match="in step 2; its judged groups are kept"):
+        run(tmp_path, engine=engine)
+    assert engine.num_active == 0 and any((tmp_path / "rollouts").glob("groups-*.jsonl"))
+    run(tmp_path)
+    assert read_metrics(tmp_path)[1]["timing"]["known_groups"] > 0
+    assert left_behind(tmp_path)[1] == left_behind(whole)[1]
+
+
 def test_a_step_says_all_that_is_asked_of_it(whole: Path) -> None:
     rows = read_metrics(whole, "rl")
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
