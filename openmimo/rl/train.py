@@ -201,8 +201,8 @@ def train(
                 entropy=metrics.get("entropy"),
                 not_finite_in_a_row=state.guard.in_a_row,
             )
-            ends = step + 1 == config.steps
-            if ends or signal.asked or (step + 1) % config.checkpoint_every == 0:
+            ends, stopping = step + 1 == config.steps, signal.asked
+            if ends or stopping or (step + 1) % config.checkpoint_every == 0:
                 started = time.perf_counter()
                 log.sync()
                 writer.save(
@@ -220,7 +220,7 @@ def train(
                 resumable = {max(resumable), step + 1}  # the one before is on disk; this one is being written
                 checkpoint_s = time.perf_counter() - started
             keep_steps(rollouts, {*resumable, step + 1})
-            if signal.asked and not ends:
+            if stopping and not ends:
                 writer.wait()
                 raise Stopped(f"rl stopped by SIGTERM after step {step + 1:,} of {config.steps:,}; all is saved")
     keep_steps(rollouts, set())
