@@ -170,7 +170,8 @@ def train(
             metrics = {**updates.metrics, **facts(batch, decode=chat.decode, mixed=mixed), "easy_pool": len(pool.easy)}
             timing = {**updates.timing, **cost(batch), "checkpoint_s": checkpoint_s}
             if validate and config.validate_every and (step + 1) % config.validate_every == 0:
-                found, took = validate(step + 1)
+                with table.aside():
+                    found, took = validate(step + 1)
                 metrics.update(found)
                 timing.update(took)
                 best.look(step + 1, found["validation"])
