@@ -28,7 +28,7 @@ def recipe() -> Recipe:
         ),
         sft=replace(base.sft, learning_rate=2e-3, checkpoint_every=50),
         rl=replace(
-            base.rl, steps=40, batch_groups=4, num_rollouts=8, minibatch_groups=2, max_new_tokens=96,
+            base.rl, steps=100, batch_groups=4, num_rollouts=8, minibatch_groups=2, max_new_tokens=96,
             max_active_groups=6, max_launch_factor=4, checkpoint_every=2, validate_every=3, curation_samples=4,
             stream_updates=True, no_groups_steps=0,
         ),

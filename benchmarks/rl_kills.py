@@ -3,10 +3,10 @@ was judged is generated again.
 
     python benchmarks/rl_kills.py [benchmarks/results/rl_kills.json]
 
-`openmimo rl` after the stages before it on a nano corpus: 40 steps of 4 valid groups of 8 responses, real judge,
+`openmimo rl` after the stages before it on a nano corpus: 100 steps of 4 valid groups of 8 responses, real judge,
 updates streamed beside the rollout, a checkpoint every second step, validation every third. One run is left alone. The
 other is killed with SIGKILL and begun again: 20 times after a random time, from half of what a start takes to a
-sixteenth of the run after it, and 5 times more when a checkpoint's folder is seen to be half written; what is left is
+twentieth of the run after it, and 5 times more when a checkpoint's folder is seen to be half written; what is left is
 run to its end. Compared are every tensor of the model folder, every value of the last checkpoint (weights, optimizer,
 cursor, easy pool, history, stop counters, best model, random numbers) and every line of metrics.jsonl but the key
 `timing`.
@@ -53,6 +53,16 @@ def start(out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command("rl", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def curate(out: Path) -> None:
+    """Begin RL and stop it once its problems are curated, which is done once."""
+    process = start(out)
+    while not (out / "rollouts").exists():
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    shutil.rmtree(out / "rollouts")
+
+
 def run_timed(out: Path) -> tuple[float, float]:
     """Run RL to its end: seconds to its first step, and from there to the end."""
     started = time.perf_counter()
@@ -65,8 +75,8 @@ def run_timed(out: Path) -> tuple[float, float]:
     return first - started, time.perf_counter() - first
 
 
-def is_saving(out: Path) -> bool:
-    return any((out / "checkpoints" / "rl").glob(".writing-*"))
+def is_saving(out: Path, process: subprocess.Popen[bytes]) -> bool:
+    return (out / "checkpoints" / "rl" / f".writing-{process.pid}").exists()
 
 
 def journals(out: Path) -> dict[str, int]:
@@ -77,7 +87,7 @@ def journals(out: Path) -> dict[str, int]:
 def kill(out: Path, process: subprocess.Popen[bytes], after_s: float | None) -> dict[str, Any]:
     """Kill after a time, or when a checkpoint is half written; where it struck."""
     started = time.perf_counter()
-    while time.perf_counter() - started < after_s if after_s is not None else not is_saving(out):
+    while time.perf_counter() - started < after_s if after_s is not None else not is_saving(out, process):
         if process.poll() is not None:
             raise RuntimeError("the run ended before it was killed often enough: make it longer")
         time.sleep(0.001)
@@ -88,7 +98,7 @@ def kill(out: Path, process: subprocess.Popen[bytes], after_s: float | None) -> 
         "after_s": round(time.perf_counter() - started, 2),
         "steps_logged": len(read_metrics(out, "rl")),
         "groups_on_disk": groups[max(groups)] if groups else 0,
-        "saving": is_saving(out),
+        "saving": is_saving(out, process),
     }
 
 
@@ -100,8 +110,9 @@ def main() -> None:
         for stage in ("data", "pretrain", "sft", "draft"):
             run(stage, whole)
         shutil.copytree(whole, killed)
+        curate(whole)
         start_s, train_s = run_timed(whole)
-        delays = [rng.uniform(0.5 * start_s, start_s + train_s / 16) for _ in range(NUM_KILLS)]
+        delays = [rng.uniform(0.5 * start_s, start_s + train_s / 20) for _ in range(NUM_KILLS)]
         plan: list[float | None] = [*delays, *[None] * NUM_SAVING]
         rng.shuffle(plan)
         kills = []

@@ -134,26 +134,23 @@ def train_folder(
                 means = {f"validation_{kind}": mean for kind, mean in by_kind.items()}
                 return {"validation": found.mean(), **means}, {"validation_idle": timing.idle_ratio}
 
-            try:
-                if not (folder / "before.json").is_file():
-                    write_text(folder / "before.json", json.dumps(accuracy("before")[0]) + "\n")
-                state = train(
-                    policy,
-                    trained_on,
-                    recipe.rl,
-                    chat=chat,
-                    engine=engine,
-                    judge=judge,
-                    seed=seed,
-                    out=out,
-                    checkpoints=out / "checkpoints" / "rl",
-                    slots=recipe.engine.max_batch_size * len(engine.engines),
-                    mixed=lambda prompt, response: bool(mixed_language(prompt, [response])),
-                    validate=validate,
-                    save_model=lambda best: save_folder(policy, best, tokenizer_from=folder / "tokenizer"),
-                )
-            except RuntimeError as error:  # programs cannot be judged here
-                raise ValueError(f"rl: {error}") from error
+            if not (folder / "before.json").is_file():
+                write_text(folder / "before.json", json.dumps(accuracy("before")[0]) + "\n")
+            state = train(
+                policy,
+                trained_on,
+                recipe.rl,
+                chat=chat,
+                engine=engine,
+                judge=judge,
+                seed=seed,
+                out=out,
+                checkpoints=out / "checkpoints" / "rl",
+                slots=recipe.engine.max_batch_size * len(engine.engines),
+                mixed=lambda prompt, response: bool(mixed_language(prompt, [response])),
+                validate=validate,
+                save_model=lambda best: save_folder(policy, best, tokenizer_from=folder / "tokenizer"),
+            )
             after, _, _ = accuracy("after")
         save_like(state, model, out / "models" / "rl", folder / "tokenizer")
         rows = read_metrics(out, "rl")

@@ -55,7 +55,7 @@ from openmimo.train.draft import batches_of, tune, with_copies
 from openmimo.train.pretrain import pretrain as train_base
 from openmimo.train.pretrain import seeded_model
 from openmimo.train.sft import finetune, packing
-from openmimo.types import Document, Group, Problem, Request, Sampling
+from openmimo.types import Document, Group, Problem, Request, Sampling, Verdict
 
 MODELS = {name: f"models/{name}" for name in ("base", "sft", "draft", "rl")}
 CHECKPOINTS = {"base": MODELS["base"], "sft": MODELS["draft"], "rl": MODELS["rl"]}
@@ -271,48 +271,48 @@ def rl(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
         engines_of, config=_engine_config(recipe, chat), count=recipe.rl.num_engines, device=mesh.device
     )
     with own(start) as engine, JudgePool(recipe.judge.num_workers, recipe.judge) as judge:
-        try:
-            with own(sft) if sft != start else contextlib.nullcontext(engine) as curator:
-                problems, counts, seen = _curated(run, recipe, chat, curator, judge)
-            validation = read_problems(problems_file(run, "validation"))
+        with own(sft) if sft != start else contextlib.nullcontext(engine) as curator:
+            problems, counts, seen = _curated(run, recipe, chat, curator, judge)
+        validation = read_problems(problems_file(run, "validation"))
 
-            def validate(version: int) -> tuple[dict[str, float], dict[str, float]]:
-                timing = Timing()
-                found = evaluate(
-                    engine,
-                    judge,
-                    validation,
-                    recipe.eval,
-                    chat=chat,
-                    seed=run.seed,
-                    num_samples=2,
-                    title="validate",
-                    timing=timing,
-                )
-                by_kind = found.summary()["accuracy"]
-                return (
-                    {"validation": found.mean(), **{f"validation_{k}": e["mean"] for k, e in by_kind.items()}},
-                    {"validation_idle": timing.idle_ratio},
-                )
-
-            state = train(
-                model,
-                problems,
-                recipe.rl,
+        def validate(version: int) -> tuple[dict[str, float], dict[str, float]]:
+            timing = Timing()
+            found = evaluate(
+                engine,
+                judge,
+                validation,
+                recipe.eval,
                 chat=chat,
-                engine=engine,
-                judge=judge,
                 seed=run.seed,
-                out=run.folder,
-                checkpoints=run.folder / "checkpoints" / "rl",
-                slots=recipe.engine.max_batch_size * len(engine.engines),
-                seen=seen,
-                mixed=lambda prompt, response: bool(mixed_language(prompt, [response])),
-                validate=validate if validation else None,
-                save_model=lambda folder: save_folder(model, folder, tokenizer_from=start),
+                num_samples=2,
+                title="validate",
+                timing=timing,
             )
-        except RuntimeError as error:  # programs cannot be judged here
-            raise ValueError(f"rl: {error}") from error
+            by_kind = found.summary()["accuracy"]
+            return (
+                {"validation": found.mean(), **{f"validation_{k}": e["mean"] for k, e in by_kind.items()}},
+                {"validation_idle": timing.idle_ratio},
+            )
+
+        state = train(
+            model,
+            problems,
+            recipe.rl,
+            chat=chat,
+            engine=engine,
+            judge=judge,
+            seed=run.seed,
+            out=run.folder,
+            checkpoints=run.folder / "checkpoints" / "rl",
+            slots=min(
+                recipe.engine.max_batch_size * len(engine.engines),
+                recipe.rl.max_active_groups * recipe.rl.num_rollouts,
+            ),
+            seen=seen,
+            mixed=lambda prompt, response: bool(mixed_language(prompt, [response])),
+            validate=validate if validation else None,
+            save_model=lambda folder: save_folder(model, folder, tokenizer_from=start),
+        )
         lost = engine.num_lost
     save_folder(model, run.folder / MODELS["rl"], tokenizer_from=start)
     return {
@@ -458,7 +458,7 @@ def _curated(
             problems,
             rolled_out.groups,
             levels=lambda rates: levels(rates, recipe.rl.levels),
-            golden=lambda p: judge.submit(p, f"```python\n{p.solution}\n```").result(),
+            golden=lambda p: _golden_verdict(judge, p),
         )
         ids = {problem.id for problem in curated.problems}
         write_rows(
@@ -481,6 +481,18 @@ def _curated(
         json.loads(counts.read_text(encoding="utf-8")),
         [(row["id"], row["pass_rate"], row["longest_tokens"]) for row in rows],
     )
+
+
+def _golden_verdict(judge: JudgePool, problem: Problem) -> Verdict:
+    """What the judge says of the golden solution.
+
+    Raises:
+        ValueError: if programs cannot be judged here, with the reason.
+    """
+    try:
+        return judge.judge(problem, f"```python\n{problem.solution}\n```")
+    except RuntimeError as error:
+        raise ValueError(f"problem {problem.id} cannot be judged here: {error}") from error
 
 
 def _rows_in(shard: TokenShard, context: int, most: int = 16) -> int:

@@ -27,6 +27,29 @@ NEW = {
 }
 
 
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ("rl.checkpoint_every=0", "rl.checkpoint_every must be at least 1, got 0"),
+        ("rl.minibatch_groups=0", "rl.minibatch_groups must be at least 1, got 0"),
+        ("rl.batch_groups=0", "rl.batch_groups must be at least 1, got 0"),
+        ("rl.num_rollouts=1", "rl.num_rollouts must be at least 2, got 1"),
+        ("rl.validate_every=-1", "rl.validate_every must be at least 0, got -1"),
+        ("rl.max_active_groups=0", "rl.max_active_groups must be at least 1, got 0"),
+        ("rl.temperature=0", "rl.temperature must be above 0, got 0"),
+        ("rl.temperature=-1", "rl.temperature must be above 0, got -1"),
+    ],
+)
+def test_what_rl_would_stumble_on_is_refused_before_any_stage(changed: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        check(with_overrides(tiny(), [changed]))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_recipe_is_one_that_can_be_run(name: str) -> None:
+    check(load(name))
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_built_in_recipe_loads_under_its_name(name: str) -> None:
     assert load(name).name == name

@@ -130,7 +130,7 @@ def engines_of(
 
     def build(number: int) -> Steps:
         if count:
-            return ProcessEngine(from_folder(folder, config, threads=1))
+            return ProcessEngine(from_folder(folder, config, threads=1, device=device))
         return Engine(load_folder(folder, dtype=dtype).to(device), config)
 
     pool = EnginePool([build(number) for number in range(max(1, count))], build=build)
@@ -140,14 +140,16 @@ def engines_of(
         pool.close()
 
 
-def from_folder(folder: Path, config: EngineConfig, *, threads: int) -> Callable[[], Engine]:
+def from_folder(
+    folder: Path, config: EngineConfig, *, threads: int, device: torch.device | str = "cpu"
+) -> Callable[[], Engine]:
     """What builds an engine from a model folder, with so many CPU threads."""
-    return partial(_build, folder, config, threads)
+    return partial(_build, folder, config, threads, device)
 
 
-def _build(folder: Path, config: EngineConfig, threads: int) -> Engine:
+def _build(folder: Path, config: EngineConfig, threads: int, device: torch.device | str) -> Engine:
     torch.set_num_threads(threads)
-    return Engine(load_folder(folder), config)
+    return Engine(load_folder(folder).to(device), config)
 
 
 def _serve(connection: Connection, build: Callable[[], Engine]) -> None:

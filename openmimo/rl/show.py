@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -53,17 +54,29 @@ class Table:
         else:
             say(f"rl: {self._done}/{self._total} " + ", ".join(f"{k} {v}" for k, v in cells.items()) + self._left())
 
-    def __enter__(self) -> Table:
-        if self._console.is_terminal:
-            from rich.live import Live
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Make room for another's progress bar."""
+        if self._live:
+            self._live.transient = True
+            self._live.stop()
+        yield
+        self._begin()
 
-            self._live = Live(self._table(), console=self._console, auto_refresh=False)
-            self._live.start()
+    def __enter__(self) -> Table:
+        self._begin()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._live:
             self._live.stop()
+
+    def _begin(self) -> None:
+        if self._console.is_terminal:
+            from rich.live import Live
+
+            self._live = Live(self._table(), console=self._console, auto_refresh=False)
+            self._live.start()
 
     def _table(self) -> Any:
         from rich.table import Table as RichTable

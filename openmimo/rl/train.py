@@ -91,7 +91,8 @@ def train(
 
     Raises:
         ValueError: for a prompt that leaves no room for a response, or a run that nothing can come of any more.
-        Stopped: after SIGTERM, with all saved.
+        Stopped: after SIGTERM, with all saved: within a step's rollout if a checkpoint holds all before it, else at its
+            end.
     """
     check_lengths(problems, chat, config)
     freeze_mtp(model)
@@ -161,7 +162,7 @@ def train(
                     context=config.context,
                     slots=slots,
                     known=journal.groups,
-                    on_judged=journal.add,
+                    on_judged=functools.partial(_keep, journal, signal, step, step == max(resumable)),
                     on_selected=background.put if background else None,
                 )
                 laps.lap("rollout_s")
@@ -179,7 +180,8 @@ def train(
                 budget.observe(step, reward=metrics["reward"], truncated=metrics["truncated"])
             timing = {**updates.timing, **cost(batch), "checkpoint_s": checkpoint_s}
             if validate and config.validate_every and (step + 1) % config.validate_every == 0:
-                found, took = validate(step + 1)
+                with table.aside():
+                    found, took = validate(step + 1)
                 metrics.update(found)
                 timing.update(took)
                 best.look(step + 1, found["validation"])
@@ -210,8 +212,8 @@ def train(
                 entropy=metrics.get("entropy"),
                 not_finite_in_a_row=state.guard.in_a_row,
             )
-            ends = step + 1 == config.steps
-            if ends or signal.asked or (step + 1) % config.checkpoint_every == 0:
+            ends, stopping = step + 1 == config.steps, signal.asked
+            if ends or stopping or (step + 1) % config.checkpoint_every == 0:
                 started = time.perf_counter()
                 log.sync()
                 writer.save(
@@ -230,7 +232,7 @@ def train(
                 resumable = {max(resumable), step + 1}  # the one before is on disk; this one is being written
                 checkpoint_s = time.perf_counter() - started
             keep_steps(rollouts, {*resumable, step + 1})
-            if signal.asked and not ends:
+            if stopping and not ends:
                 writer.wait()
                 raise Stopped(f"rl stopped by SIGTERM after step {step + 1:,} of {config.steps:,}; all is saved")
     keep_steps(rollouts, set())
@@ -311,6 +313,17 @@ def freeze_mtp(model: MiMo) -> None:
     for name, parameter in model.named_parameters():
         if ".mtp_layers." in name:
             parameter.requires_grad_(False)
+
+
+def _keep(journal: Journal, signal: StopSignal, step: int, saved: bool, group: Group) -> None:
+    """Write a judged group; asked to stop, and with a checkpoint of all before this step, end at once.
+
+    Raises:
+        Stopped: the journal and that checkpoint hold all there is.
+    """
+    journal.add(group)
+    if signal.asked and saved:
+        raise Stopped(f"rl stopped by SIGTERM in step {step + 1:,}; its judged groups are kept, all before it is saved")
 
 
 class Best:

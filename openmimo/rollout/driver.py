@@ -138,6 +138,9 @@ def rollout_batch(
 
     Returns:
         The batch. Requests of unfinished groups are aborted before it returns, or raises.
+
+    Raises:
+        ValueError: for a prompt that leaves no room for a response, or a judge that refuses to judge, with its reason.
     """
     if num_rollouts < 1:
         raise ValueError(f"num_rollouts must be at least 1, got {num_rollouts}")
@@ -399,7 +402,10 @@ class _Work:
         if launch not in self.open or future.cancelled():
             return []
         group = self.open[launch]
-        group.verdicts[sample] = future.result()  # an internal error too: the judge has retried it (decision 0020)
+        try:
+            group.verdicts[sample] = future.result()  # an internal error too: the judge has retried it (decision 0020)
+        except RuntimeError as error:
+            raise ValueError(f"responses to problem {group.problem.id} cannot be judged here: {error}") from error
         group.judged_s = max(group.judged_s, at_s - self._started_s)
         return [("judged", launch)] if all(slot is not None for slot in group.verdicts) else []
 

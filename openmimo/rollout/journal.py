@@ -1,22 +1,27 @@
 """Finished groups of a running step on disk, so that a kill loses none of them (MiMo 3.4).
 
 RUN/rollouts/groups-STEP.jsonl: a line with the key (seed, step, policy version), then a judged group a line, appended
-as it is judged. A line torn by a kill is no line. The log-probabilities come back bit for bit: JSON writes a float64 so
-that it does.
+as it is judged. A line torn by a kill is no line. Token ids and log-probabilities are the base64 of their int64 and
+float64, so that they come back bit for bit and a long group is written in milliseconds.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
 import re
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from openmimo.types import Group, Problem, Rollout, TestResult, Verdict
+
+PACKED = {"prompt_ids": "q", "token_ids": "q", "logprobs": "d", "raw_logprobs": "d"}
+"""Fields of a rollout that are written as base64, with their array's type code."""
 
 
 class Journal:
@@ -37,13 +42,12 @@ class Journal:
         """By launch number."""
         folder.mkdir(parents=True, exist_ok=True)
         key = {"seed": seed, "step": step, "policy_version": policy_version}
-        lines = _whole_lines(self.path)
-        if lines and json.loads(lines[0]) == key:
-            for line in lines[1:]:
-                group = _group(json.loads(line), problem)
+        rows = _whole_rows(self.path)
+        if rows and rows[0][0] == key:
+            for row, _ in rows[1:]:
+                group = _group(row, problem)
                 self.groups[group.launch] = group
-            size = sum(len(line) + 1 for line in lines)
-            os.truncate(self.path, size)
+            os.truncate(self.path, rows[-1][1])
             self._file = self.path.open("a", encoding="utf-8")
         else:
             self._file = self.path.open("w", encoding="utf-8")
@@ -80,7 +84,13 @@ def _row(group: Group) -> dict[str, Any]:
         "launch": group.launch,
         "stratum": group.stratum,
         "problem": group.problem.id,
-        "rollouts": [dataclasses.asdict(rollout) for rollout in group.rollouts],
+        "rollouts": [
+            {
+                name: base64.b64encode(array(PACKED[name], value)).decode() if name in PACKED else value
+                for name, value in ((f.name, getattr(rollout, f.name)) for f in dataclasses.fields(rollout))
+            }
+            for rollout in group.rollouts
+        ],
         "verdicts": [dataclasses.asdict(verdict) for verdict in group.verdicts],
         "rewards": group.rewards,
     }
@@ -93,7 +103,7 @@ def _group(row: dict[str, Any], problem: Callable[[str], Problem]) -> Group:
     )
     return Group(
         problem(row["problem"]),
-        tuple(Rollout(**{name: _tuples(value) for name, value in rollout.items()}) for rollout in row["rollouts"]),
+        tuple(Rollout(**{name: _field(name, value) for name, value in rollout.items()}) for rollout in row["rollouts"]),
         tuple(verdicts),
         launch=row["launch"],
         stratum=row["stratum"],
@@ -101,13 +111,28 @@ def _group(row: dict[str, Any], problem: Callable[[str], Problem]) -> Group:
     )
 
 
+def _field(name: str, value: Any) -> Any:
+    if name in PACKED:
+        numbers = array(PACKED[name])
+        numbers.frombytes(base64.b64decode(value))
+        return tuple(numbers)
+    return _tuples(value)
+
+
 def _tuples(value: Any) -> Any:
     """JSON's lists as the tuples they were."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _whole_lines(path: Path) -> list[bytes]:
-    if not path.is_file():
-        return []
-    data = path.read_bytes()
-    return data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+def _whole_rows(path: Path) -> list[tuple[dict[str, Any], int]]:
+    """Rows up to the first that is torn, and where in the file each ends."""
+    found: list[tuple[dict[str, Any], int]] = []
+    if path.is_file():
+        end = 0
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            end += len(line) + 1
+            try:
+                found.append((json.loads(line), end))
+            except ValueError:
+                break
+    return found

@@ -82,6 +82,8 @@ def whole(folder):
     for name in ("base", "sft", "rl"):
         responses = [{"text": f"<think>{HOSTILE}</think>{HOSTILE}", "status": "accepted", "finish_reason": "stop"}] * 2
         put(folder, f"samples/{name}.jsonl", [{"problem": problem, "responses": responses}])
+    learned = {"text": HOSTILE, "status": "wrong_answer", "finish_reason": "length", "reward": 0.25}
+    put(folder, "samples/rl-000010.jsonl", [{"problem": problem, "responses": [learned, {**learned, "reward": None}]}])
     return folder
 
 
@@ -112,6 +114,13 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+
+
+def test_rollouts_that_rl_learned_from_stand_by_step_with_their_points(tmp_path):
+    page = Page(render(whole(tmp_path)).read_text(encoding="utf-8"))
+    after = page.text[page.text.index("Rollouts it learned from") :]
+    assert "step 10: 1 groups" in after and after.count("0.25 points") == 1
+    assert "cut at the length limit" in after[: after.index("0.25 points") + 80]
 
 
 def test_a_whole_run_shows_every_part(tmp_path):

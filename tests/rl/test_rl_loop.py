@@ -85,11 +85,18 @@ def test_a_run_killed_again_and_again_ends_like_one_that_was_left_alone(
     assert differing(state, state_whole) == []
 
 
-def test_streamed_updates_are_the_same_bit_for_bit(whole: Path, tmp_path: Path) -> None:
-    run(tmp_path, replace(CONFIG, stream_updates=True), judge=ThreadJudge(delay_s=0.01))
-    (state, lines), (state_whole, lines_whole) = left_behind(tmp_path), left_behind(whole)
-    assert lines == lines_whole
-    assert differing(state["train"], state_whole["train"]) == []
+@pytest.mark.parametrize("threads", [1, 2])
+def test_streamed_updates_are_the_same_bit_for_bit(tmp_path: Path, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for stream in (False, True):
+            config = replace(CONFIG, steps=2, stream_updates=stream)
+            run(tmp_path / str(stream), config, judge=ThreadJudge(delay_s=0.01))
+    finally:
+        torch.set_num_threads(before)
+    (state, lines), (others, other_lines) = left_behind(tmp_path / "False"), left_behind(tmp_path / "True")
+    assert lines == other_lines and differing(state, others) == []
 
 
 def test_streamed_updates_begin_while_the_tail_generates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +153,26 @@ def test_sigterm_saves_at_the_end_of_the_step_and_the_same_command_goes_on(whole
     with pytest.raises(Stopped, match="after step 2 of 4"):
         run(tmp_path, config, engine=engine)
     run(tmp_path, config)
+    assert left_behind(tmp_path)[1] == left_behind(whole)[1]
+
+
+def test_sigterm_within_a_rollout_ends_it_with_the_next_judged_group(whole: Path, tmp_path: Path) -> None:
+    engine = make_engine()
+    step, sent = engine.step, False
+
+    def asked() -> Any:
+        nonlocal sent
+        if engine.policy_version == 1 and not sent:
+            sent = True
+            signal.raise_signal(signal.SIGTERM)
+        return step()
+
+    engine.step = asked  # type: ignore[method-assign]
+    with pytest.raises(Stopped, match="in step 2; its judged groups are kept"):
+        run(tmp_path, engine=engine)
+    assert engine.num_active == 0 and any((tmp_path / "rollouts").glob("groups-*.jsonl"))
+    run(tmp_path)
+    assert read_metrics(tmp_path)[1]["timing"]["known_groups"] > 0
     assert left_behind(tmp_path)[1] == left_behind(whole)[1]
 
 
@@ -206,6 +233,13 @@ def test_a_run_that_teaches_nothing_stops_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 steps in a row without a valid group; in 8 of 8 groups all"):
         run(tmp_path, config, problems=hard)
     assert len(read_metrics(tmp_path)) == 2
+
+
+def test_prompt_and_response_share_the_row_so_the_longest_response_may_be_as_long_as_a_row(tmp_path: Path) -> None:
+    config = replace(CONFIG, max_new_tokens=CONFIG.context, steps=1)  # as in mimo7b: 32,768 both
+    run(tmp_path, config)
+    tokens = [row["tokens"] for row in read_rows(tmp_path / "rollouts" / "trace.jsonl") if "launch" in row]
+    assert 0 < max(max(lengths) for lengths in tokens if lengths) < CONFIG.context
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_a_failing_judge_raises_and_leaves_no_request_behind():
             return future
 
     engine = StepEngine(lambda request: 3 if request.problem_id == "p0" else 50)
-    with pytest.raises(RuntimeError, match="judge is gone"):
+    with pytest.raises(ValueError, match="responses to problem p0 cannot be judged here: judge is gone"):
         batch(engine, Broken())
     assert engine.num_active == 0
 

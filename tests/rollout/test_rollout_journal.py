@@ -113,6 +113,16 @@ def test_a_torn_last_line_is_cut_off_and_the_journal_goes_on(tmp_path):
         assert len(book.groups) == 3
 
 
+def test_a_damaged_line_ends_what_is_believed(tmp_path):
+    batch(tmp_path)
+    (path,) = tmp_path.iterdir()
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([*lines[:3], b"\0" * 50, *lines[3:]]))
+    for _ in range(2):
+        with journal(tmp_path) as book:
+            assert len(book.groups) == 2
+
+
 @pytest.mark.parametrize("other", [{"seed": 2}, {"version": 6}])
 def test_a_journal_under_another_key_is_begun_anew(tmp_path, other):
     batch(tmp_path)
