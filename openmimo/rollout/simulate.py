@@ -1,7 +1,12 @@
 """Rollout methods compared on a fake clock (MiMo 3.4.1, Table 2 and Figure 6).
 
-A discrete-event simulation that drives the same `Seamless` as the real driver. A worker generates one group at a time.
-Left out: batching inside an engine, the time of a weight update.
+A discrete-event simulation that drives the same machines as the real driver, step after step; what a history learns, it
+learns from selected prefixes alone. A worker generates one group at a time. Left out: batching inside an engine
+(`rollout.replay` has it), the time to copy weights.
+
+Streamed updates: mini-batches are contiguous ranges of ranks, a group's rank being its position in the batch. One whose
+groups are final trains on the workers that have nothing to generate, as fast as their share of all workers, while the
+tail generates under the old weights.
 """
 
 from __future__ import annotations
@@ -12,17 +17,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from openmimo.rollout.seamless import Seamless
+from openmimo.rollout.workload import Task
 
-Method = Literal["naive", "continuous", "async", "early_termination"]
+Rewards = Literal["barrier", "held", "beside"]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One group to roll out."""
+class Training:
+    """What a batch's updates take."""
 
-    rollout_s: float
-    reward_s: float
-    valid: bool
+    train_s: float
+    """On all workers."""
+    num_minibatches: int
+    minibatch_groups: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,111 +45,111 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What a method cost."""
+    """What one batch cost."""
 
     makespan_s: float
+    """Of the rollout."""
+    idle_s: float
+    """Worker seconds of the rollout that neither generated nor trained; aborted work is idle (MiMo Table 2)."""
     idle_ratio: float
-    """Worker time that generated nothing, aborted work included / (workers x makespan)."""
+    """Of workers x makespan."""
+    trained_s: float
+    """Training done during the rollout, in seconds of all workers."""
     waste: float
     """Valid groups made beyond the batch / batch."""
     selected: tuple[int, ...]
+    prefix_end: int
     spans: tuple[Span, ...]
     """In launch order."""
 
 
 def simulate(
     task: Callable[[int], Task],
+    machine: Seamless,
     *,
-    method: Method,
     num_workers: int,
-    batch_groups: int,
-    prior: float = 0.5,
-    round_groups: int | None = None,
+    rewards: Rewards,
+    drain: bool = False,
+    reward_lanes: int = 1,
     launch_s: float = 0.0,
+    training: Training | None = None,
 ) -> Simulation:
     """Fill one batch.
 
     Args:
         task: launch number -> its durations and validity.
-        method: each adds one thing to the one before.
-            `naive`: rounds with a barrier, rewards one after another once a round has been generated;
-            `continuous`: launched by expectation; the worker is held until its group's reward is in;
-            `async`: rewards run beside the generation; the batch ends when everything launched is judged;
-            `early_termination`: it ends at the launch-order prefix that is full, and the rest is aborted.
-        prior: P(valid) of a group.
-        round_groups: groups a naive round; `batch_groups` if None.
+        machine: decides; its `max_active` is to be `num_workers`.
+        rewards: `barrier`: once nothing generates any more, those of all that has finished, `reward_lanes` at a time,
+            and verdicts are in when the last one is; `held`: at once, the worker being held until they are in;
+            `beside`: at once, the worker being free.
+        drain: go on until everything launched is judged, instead of aborting the rest once the batch is full.
         launch_s: seconds a worker needs between two groups.
+        training: updates that stream into the rollout; None: training comes after it.
 
     Raises:
-        ValueError: for no workers or no groups.
+        ValueError: for no workers or no lanes.
     """
-    if num_workers < 1 or batch_groups < 1:
-        raise ValueError(f"num_workers and batch_groups must be at least 1, got {num_workers} and {batch_groups}")
-    if method == "naive":
-        return _naive(task, num_workers, batch_groups, round_groups or batch_groups, launch_s)
-    return _seamless(task, method, num_workers, batch_groups, prior, launch_s)
-
-
-def _naive(
-    task: Callable[[int], Task], num_workers: int, batch_groups: int, round_groups: int, launch_s: float
-) -> Simulation:
-    now_s = 0.0
-    valid: list[int] = []
-    spans: list[Span] = []
-    while len(valid) < batch_groups:
-        free = [(now_s, worker) for worker in range(num_workers)]
-        first = len(spans)
-        for launch in range(first, first + round_groups):
-            start_s, worker = heapq.heappop(free)
-            end_s = start_s + task(launch).rollout_s
-            spans.append(Span(launch, worker, start_s, end_s, aborted=False))
-            heapq.heappush(free, (end_s + launch_s, worker))
-            if task(launch).valid:
-                valid.append(launch)
-        rewards_s = sum(task(launch).reward_s for launch in range(first, first + round_groups))
-        now_s = max(span.end_s for span in spans[first:]) + rewards_s
-    waste = (len(valid) - batch_groups) / batch_groups
-    return _result(spans, now_s, num_workers, waste, tuple(valid[:batch_groups]))
-
-
-def _seamless(
-    task: Callable[[int], Task], method: Method, num_workers: int, batch_groups: int, prior: float, launch_s: float
-) -> Simulation:
-    seamless = Seamless(batch_groups, lambda number: prior, max_active=num_workers)
+    if num_workers < 1 or reward_lanes < 1:
+        raise ValueError(f"num_workers and reward_lanes must be at least 1, got {num_workers} and {reward_lanes}")
     free = [(0.0, worker) for worker in range(num_workers)]  # (free since, worker)
     spans: dict[int, Span] = {}
     events: list[tuple[float, int, str]] = []  # (time, launch, what)
-    now_s = 0.0
+    unjudged: list[int] = []  # before the barrier
+    generating, now_s, trained = 0, 0.0, 0.0
     while True:
-        decision = seamless.decide()
+        decision = machine.decide()
         if decision == "launch" and free:
-            launch = seamless.next_launch()
-            seamless.launched(launch)
+            launch = machine.next_launch()
+            machine.launched(launch)
+            generating += 1
             free_s, worker = heapq.heappop(free)
             start_s = now_s if free_s == 0.0 else max(now_s, free_s + launch_s)
             spans[launch] = Span(launch, worker, start_s, start_s + task(launch).rollout_s, aborted=False)
             heapq.heappush(events, (spans[launch].end_s, launch, "finished"))
             continue
-        if decision == "stop" and (method == "early_termination" or not events):
+        if decision == "stop" and not (drain and events):
             break
+        if not events:
+            judged_s = now_s + _in_lanes([task(launch).reward_s for launch in unjudged], reward_lanes)
+            events = [(judged_s, launch, "judged") for launch in unjudged]
+            unjudged = []
+        before_s = now_s
         now_s, launch, what = heapq.heappop(events)
+        if training is not None:
+            final = len(machine.selected()) // training.minibatch_groups / training.num_minibatches * training.train_s
+            trained += max(0.0, min(final - trained, (now_s - before_s) * (1.0 - generating / num_workers)))
         if what == "finished":
-            seamless.finished(launch)
-            heapq.heappush(events, (now_s + task(launch).reward_s, launch, "judged"))
+            machine.finished(launch)
+            generating -= 1
+            if rewards == "barrier":
+                unjudged.append(launch)
+            else:
+                heapq.heappush(events, (now_s + task(launch).reward_s, launch, "judged"))
         else:
-            seamless.judged(launch, task(launch).valid)
-        if what == ("judged" if method == "continuous" else "finished"):
+            machine.judged(launch, task(launch).valid)
+        if what == ("judged" if rewards == "held" else "finished"):
             heapq.heappush(free, (now_s, spans[launch].worker))
-    for launch in seamless.to_abort():
+    for launch in machine.to_abort():
         span = spans[launch]
         spans[launch] = Span(launch, span.worker, span.start_s, min(now_s, span.end_s), aborted=True)
-    ordered = [spans[launch] for launch in sorted(spans)]
-    return _result(ordered, now_s, num_workers, seamless.stats().waste, seamless.selected())
+    ordered = tuple(spans[launch] for launch in sorted(spans))
+    useful_s = sum(span.end_s - span.start_s for span in ordered if not span.aborted) + num_workers * trained
+    idle_s = num_workers * now_s - useful_s
+    return Simulation(
+        makespan_s=now_s,
+        idle_s=idle_s,
+        idle_ratio=idle_s / (num_workers * now_s) if now_s else 0.0,
+        trained_s=trained,
+        waste=machine.stats().waste,
+        selected=machine.selected(),
+        prefix_end=machine.prefix_end(),
+        spans=ordered,
+    )
 
 
-def _result(
-    spans: Sequence[Span], makespan_s: float, num_workers: int, waste: float, selected: tuple[int, ...]
-) -> Simulation:
-    useful_s = sum(span.end_s - span.start_s for span in spans if not span.aborted)
-    idle_ratio = 1.0 - useful_s / (num_workers * makespan_s) if makespan_s else 0.0
-    return Simulation(makespan_s, idle_ratio, waste, selected, tuple(spans))
+def _in_lanes(durations_s: Sequence[float], num_lanes: int) -> float:
+    """Seconds until the last is done, each taken in order by the first lane that is free."""
+    lanes = [0.0] * num_lanes
+    for duration_s in durations_s:
+        heapq.heapreplace(lanes, lanes[0] + duration_s)
+    return max(lanes)

@@ -1,10 +1,13 @@
-"""The four methods on a fake clock."""
+"""One batch on a fake clock: Figure 6, barriers, held workers, aborts, streamed training, each worked by hand."""
 
 import random
 
 import pytest
 
-from openmimo.rollout.simulate import Task, simulate
+from openmimo.rollout.baselines import Rounds
+from openmimo.rollout.seamless import Seamless
+from openmimo.rollout.simulate import Training, simulate
+from openmimo.rollout.workload import Task
 
 # Figure 6: rollout and reward durations; what 8 would have needed is not drawn, only that it was still running.
 FIGURE_6 = [
@@ -13,12 +16,12 @@ FIGURE_6 = [
 ]  # fmt: skip
 
 
-def figure_6(number):
-    return FIGURE_6[number]
+def expected(batch_groups, num_workers, prior=0.5):
+    return Seamless(batch_groups, lambda number: prior, max_active=num_workers)
 
 
 def test_figure_6_simulated_gives_its_launches_its_abort_and_its_selection():
-    result = simulate(figure_6, method="early_termination", num_workers=4, batch_groups=4, prior=0.5, launch_s=4.5)
+    result = simulate(FIGURE_6.__getitem__, expected(4, 4), num_workers=4, rewards="beside", launch_s=4.5)
     assert result.selected == (0, 3, 5, 6)
     assert [span.worker + 1 for span in result.spans] == [1, 2, 3, 4, 3, 4, 1, 4]
     starts = [0, 0, 0, 0, 16, 46, 80, 103]
@@ -28,32 +31,73 @@ def test_figure_6_simulated_gives_its_launches_its_abort_and_its_selection():
 
 
 def test_figure_6_sequential_needs_two_rounds_with_rewards_in_a_row():
-    result = simulate(figure_6, method="naive", num_workers=4, batch_groups=4)
+    result = simulate(FIGURE_6.__getitem__, Rounds(4, max_active=4), num_workers=4, rewards="barrier")
     assert result.selected == (0, 3, 5, 6)
     assert len(result.spans) == 8
     assert result.makespan_s == (120 + 32 + 5 + 29 + 6) + (120 + 7 + 13 + 32 + 10)
 
 
+def test_a_barrier_judges_in_lanes():
+    tasks = [Task(10, 6, True), Task(8, 4, True), Task(10, 4, True)]
+    result = simulate(tasks.__getitem__, Rounds(3, max_active=3), num_workers=3, rewards="barrier", reward_lanes=2)
+    assert result.makespan_s == 10 + 8  # 6 in one lane, 4 + 4 in the other
+    assert result.idle_ratio == pytest.approx(1 - 28 / (3 * 18))
+
+
+def test_a_held_worker_waits_for_the_verdict_and_a_free_one_does_not():
+    tasks = [Task(10, 5, True), Task(10, 5, True)]
+    for rewards, makespan_s in (("held", 30), ("beside", 25)):
+        result = simulate(tasks.__getitem__, expected(2, 1, 1.0), num_workers=1, rewards=rewards)
+        assert result.makespan_s == makespan_s
+
+
+def test_what_is_aborted_is_idle_and_draining_makes_it_waste():
+    """B = 1 at P = 0.5 starts two; the first is valid after 10 s, the second would be after 20."""
+    tasks = [Task(10, 0, True), Task(20, 0, True)]
+    stopped = simulate(tasks.__getitem__, expected(1, 2), num_workers=2, rewards="beside")
+    assert (stopped.makespan_s, stopped.idle_ratio, stopped.waste) == (10, 0.5, 0.0)
+    drained = simulate(tasks.__getitem__, expected(1, 2), num_workers=2, rewards="beside", drain=True)
+    assert (drained.makespan_s, drained.idle_ratio, drained.waste) == (20, 0.25, 1.0)
+    assert stopped.selected == drained.selected == (0,)
+
+
+def test_final_minibatches_train_on_the_workers_that_are_free():
+    """Rank 0 is final at 10 s. From then on one of two workers is free: its update of 4 s on both takes 8 s."""
+    tasks = [Task(10, 0, True), Task(30, 0, True)]
+    training = Training(train_s=8.0, num_minibatches=2, minibatch_groups=1)
+    result = simulate(tasks.__getitem__, expected(2, 2, 1.0), num_workers=2, rewards="beside", training=training)
+    assert (result.makespan_s, result.trained_s) == (30, 4.0)  # the last one trains after the rollout
+    assert result.idle_s == 2 * 30 - 40 - 2 * 4.0
+    hasty = [Task(10, 0, True), Task(14, 0, True)]
+    result = simulate(hasty.__getitem__, expected(2, 2, 1.0), num_workers=2, rewards="beside", training=training)
+    assert result.trained_s == 2.0
+
+
 def random_tasks(seed):
     rng = random.Random(seed)
-    tasks = [Task(rng.lognormvariate(3, 1), rng.expovariate(0.2), rng.random() < 0.41) for _ in range(2000)]
-    return lambda number: tasks[number]
+    return [Task(rng.lognormvariate(3, 1), rng.expovariate(0.2), rng.random() < 0.41) for _ in range(2000)]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_method_selects_the_same_groups_and_each_addition_saves_time(seed):
-    results = [
-        simulate(random_tasks(seed), method=method, num_workers=32, batch_groups=64, prior=0.41)
-        for method in ("naive", "continuous", "async", "early_termination")
-    ]
+    tasks = random_tasks(seed)
+    naive, continuous, beside, early = (
+        simulate(tasks.__getitem__, machine, num_workers=32, rewards=rewards, drain=drain)
+        for machine, rewards, drain in (
+            (Rounds(64, max_active=32), "barrier", False),
+            (expected(64, 32, 0.41), "held", True),
+            (expected(64, 32, 0.41), "beside", True),
+            (expected(64, 32, 0.41), "beside", False),
+        )
+    )
+    results = (naive, continuous, beside, early)
     assert len({result.selected for result in results}) == 1
-    naive, continuous, _, early = results
     assert naive.makespan_s > continuous.makespan_s > early.makespan_s
+    assert beside.makespan_s >= early.makespan_s
     assert naive.idle_ratio > early.idle_ratio
     assert all(0.0 <= result.idle_ratio < 1.0 and result.waste >= 0.0 for result in results)
-    assert results[2].makespan_s >= early.makespan_s
 
 
 def test_no_workers_is_refused():
-    with pytest.raises(ValueError, match="must be at least 1, got 0 and 4"):
-        simulate(figure_6, method="naive", num_workers=0, batch_groups=4)
+    with pytest.raises(ValueError, match="must be at least 1, got 0 and 1"):
+        simulate(FIGURE_6.__getitem__, expected(4, 4), num_workers=0, rewards="beside")
