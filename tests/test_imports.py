@@ -11,7 +11,8 @@ ROOT = Path(openmimo.__file__).parent
 ROOMS = ("data", "model", "judge", "train", "engine", "rollout", "curate", "rl", "eval", "report")
 FLOOR = {"types", "config", "log", "mesh", "checkpoint", "run", "rows", "hardware", "stop"}
 TOP = {
-    "cli", "stages", "recipes", "plan", "cluster", "memory", "talk", "draft", "sft", "doctor", "runs", "__main__",
+    "cli", "stages", "recipes", "plan", "cluster", "memory", "talk", "draft", "sft", "doctor", "runs", "rollout_sim",
+    "__main__",
 }  # fmt: skip
 
 MAY_IMPORT = {

@@ -9,7 +9,9 @@ What is wanted at any moment is a prefix: the launch numbers below `wanted()`, t
 with `risk` is all but sure, to hold a full batch, given the outcomes so far. Beyond the paper:
 
 * predictive launch: `risk` is the probability of falling short that is accepted. All that is wanted starts at once.
-* longest first: with `length`, of what is wanted and has not started the longest starts first.
+* longest first: with `length`, a long group starts early enough to end with the rest. Where everything can start at
+  once the longest starts first; where room is short the others keep their launch order, so that the prefix is judged
+  early and a length that was not foreseen falls into the tail of late launches alone (decision 0041).
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ Decision = Literal["launch", "wait", "stop"]
 
 EXACT = 64
 """Undecided groups up to which the chance of a full batch is computed exactly; beyond it is normal to two digits."""
+
+TAIL = 1.3
+"""A step is taken to last so many times what its load would with all workers busy throughout: ours, decision 0041."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,8 @@ class Seamless:
             group ends in a short batch instead of a loop without end; None is no limit.
         risk: accepted probability that what has been launched does not fill the batch, in (0, 1). None: the paper's
             rule, launch while less than B are expected.
-        length: launch number -> expected cost, in any unit; what is longest starts first. None: in launch order.
+        length: launch number -> expected time to generate, in any unit, at least 0; see "longest first" above. None:
+            in launch order.
     """
 
     def __init__(
@@ -90,7 +96,8 @@ class Seamless:
         self._end = self._valid_below = self._undecided = 0
         self._mean = self._variance = 0.0
         self._wanted: int | None = None
-        # Numbers that have not started, as (-length, number): those that were wanted when last looked at; those beyond.
+        self._first_wanted, self._load = 0, 0.0
+        # Numbers that have not started, as (latest start, number): those wanted when last looked at; those beyond.
         self._waiting: list[tuple[float, int]] = []
         self._beyond: list[int] = []
         self._numbered = 0
@@ -176,8 +183,11 @@ class Seamless:
         return len(self._selected) >= self.batch_groups
 
     def _upcoming(self) -> int | None:
-        """Of what is wanted and has not started, the longest; the first of equals."""
+        """Of what is wanted and has not started, what has to start first; the first of equals."""
         wanted = self.wanted()
+        if self._length and not self._numbered:
+            workers = self.max_active or math.inf
+            self._first_wanted, self._load = wanted, sum(map(self._length, range(wanted))) / workers
         while self._beyond and self._beyond[0] < wanted:
             self._wait(heapq.heappop(self._beyond))
         while self._numbered < wanted:
@@ -193,7 +203,10 @@ class Seamless:
         return None
 
     def _wait(self, number: int) -> None:
-        heapq.heappush(self._waiting, (-self._length(number) if self._length else 0.0, number))
+        start = 0.0
+        if self._length:
+            start = min(self._load * number / self._first_wanted, TAIL * self._load - self._length(number))
+        heapq.heappush(self._waiting, (start, number))
 
     def _shortest_prefix(self) -> int:
         while not self._suffices() and (self.max_launched is None or self._end < self.max_launched):

@@ -56,8 +56,8 @@ class Groups(Protocol):
 
 
 @dataclass(frozen=True)
-class Workload:
-    """A cluster and its problems. The defaults are the stated one, `paper`: see docs/rollout.md."""
+class Cluster:
+    """What runs a workload, and what it is to fill."""
 
     batch_groups: int = 512
     """B (MiMo 3.3.3, decision 0001)."""
@@ -71,6 +71,16 @@ class Workload:
     """MiMo 3.3.3."""
     train_s: float = 275.0
     """Training of a step on all workers."""
+    reward_lanes: int = 20
+    """Groups judged at once where rewards wait for a whole round."""
+    prior: float = 0.15
+    """P(valid) that the paper's launch rule is given."""
+
+
+@dataclass(frozen=True)
+class Workload(Cluster):
+    """A cluster and the problems it meets. The defaults are the stated workload, `paper`: see docs/rollout.md."""
+
     num_problems: int = 8192
     pass_alpha: float = 0.153
     pass_beta: float = 0.22
@@ -93,18 +103,13 @@ class Workload:
     reward_sigma: float = 0.75
     """Rewards are log-normal: programs with many tests take long."""
     reward_max_s: float = 240.0
-    reward_lanes: int = 20
-    """Groups judged at once where rewards wait for a whole round."""
-    prior: float = 0.15
-    """P(valid) that the paper's launch rule is given."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value, whole = getattr(self, field.name), field.type == "int"
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                raise ValueError(
-                    f"workload: {field.name} must be {'an integer' if whole else 'a number'}, got {value!r}"
-                )
+                kind = "an integer" if whole else "a number"
+                raise ValueError(f"workload: {field.name} must be {kind}, got {value!r}")
             low = 0.0 if field.name in MAY_BE_ZERO else 1 if whole else None
             if not math.isfinite(value) or (value < low if low is not None else value <= 0.0):
                 bound = "above 0" if low is None else f"at least {low:g}"
