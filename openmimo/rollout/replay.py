@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from openmimo.rollout.batched import BatchedEngine
 from openmimo.rollout.workload import Cluster, Seen, Task
 from openmimo.rows import read_rows
 
@@ -91,25 +92,20 @@ def replay(trace: Sequence[RecordedStep]) -> list[float]:
 def _replay_step(step: RecordedStep) -> float:
     """Until every group that was not aborted is judged."""
     causes = _causes(step)
-    speed = _speed(step.rate)
-    now_s = progress = 0.0  # progress: tokens that a request gains that has been live from the begin
-    live = 0
-    ends: list[tuple[float, int]] = []  # (progress at which a response ends, launch)
+    engine = BatchedEngine(_speed(step.rate))
     timed: list[tuple[float, str, int]] = [(gap_s, "launch", launch) for launch, gap_s in causes[None]]
     heapq.heapify(timed)
     by_launch = {group.launch: group for group in step.groups}
     left = {group.launch: len(group.tokens) for group in step.groups}
     waited = sum(not group.aborted for group in step.groups)
     while waited:
-        end_s = now_s + max(0.0, ends[0][0] - progress) / speed(live) if ends else math.inf
-        before_s, timed_s = now_s, timed[0][0] if timed else math.inf
+        end_s, timed_s = engine.next_s(), timed[0][0] if timed else math.inf
         now_s = min(end_s, timed_s)
         assert now_s < math.inf
-        if live:
-            progress += (now_s - before_s) * speed(live)
+        engine.advance(now_s)
         if end_s <= timed_s:
-            progress, launch = heapq.heappop(ends)
-            live, left[launch] = live - 1, left[launch] - 1
+            launch, _ = engine.pop()
+            left[launch] -= 1
             if left[launch] or by_launch[launch].aborted:
                 continue
             heapq.heappush(timed, (now_s + by_launch[launch].reward_s, "judged", launch))
@@ -117,15 +113,15 @@ def _replay_step(step: RecordedStep) -> float:
         else:
             _, what, launch = heapq.heappop(timed)
             if what == "launch":
-                live += step.num_rollouts
-                for tokens in by_launch[launch].tokens:
-                    heapq.heappush(ends, (progress + tokens, launch))
+                endless = step.num_rollouts - len(by_launch[launch].tokens)
+                for tokens in (*by_launch[launch].tokens, *[math.inf] * endless):
+                    engine.add(launch, tokens)
                 continue
             waited -= 1
             event = ("judged", launch)
         for caused, gap_s in causes[event]:
             heapq.heappush(timed, (now_s + gap_s, "launch", caused))
-    return now_s
+    return engine.now_s
 
 
 Event = tuple[str, int]
@@ -176,6 +172,8 @@ class RecordedGroups:
     def __init__(self, trace: Sequence[RecordedStep], seed: int) -> None:
         self._seed = seed
         self._tasks: list[dict[int, Task]] = []
+        self.speed = _speed(trace[0].rate)
+        """Live responses -> tokens a second of one, as the first step had it."""
         for step in trace:
             tokens_per_s = _speed(step.rate)(step.slots)
             self._tasks.append(
@@ -185,8 +183,7 @@ class RecordedGroups:
                         reward_s=group.reward_s,
                         valid=group.valid is True,
                         problem_id=group.problem_id,
-                        tokens=max(group.tokens),
-                        mean_tokens=fmean(group.tokens),
+                        lengths=group.tokens,
                         stratum=group.stratum,
                     )
                     for group in step.groups

@@ -27,10 +27,18 @@ class Task:
     """From then to its verdicts."""
     valid: bool
     problem_id: str = ""
-    tokens: int = 0
-    """Of the longest response."""
-    mean_tokens: float = 0.0
+    lengths: tuple[int, ...] = ()
+    """Tokens of each response."""
     stratum: str = "main"
+
+    @property
+    def tokens(self) -> int:
+        """Of the longest response."""
+        return max(self.lengths)
+
+    @property
+    def mean_tokens(self) -> float:
+        return sum(self.lengths) / len(self.lengths)
 
     def outcome(self) -> Outcome:
         return Outcome(self.problem_id, self.stratum, self.valid, self.tokens)
@@ -53,6 +61,9 @@ class Groups(Protocol):
 
     def seen(self) -> list[Seen]:
         """What is known of problems before the first step."""
+
+    def speed(self, live: int) -> float:
+        """Tokens a second of one of so many live responses, where responses fill the workers one by one."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,10 @@ class Workload(Cluster):
     hard_sigma: float = 0.2
     """Added to log length at pass rate 0, taken off at 1: hard problems have long responses."""
     tokens_per_s: float = 60.0
-    """Of one response."""
+    """Of one response on a worker with half a group live, which is what one has on the way from all to none."""
+    live_cost: float = 0.05
+    """A live response's part of a worker's step over the part that reading the weights takes: 15 GB of weights and
+    0.8 GB of keys and values of a response at 5,400 tokens, for a model of 7 B."""
     reward_median_s: float = 7.5
     reward_sigma: float = 0.75
     """Rewards are log-normal: programs with many tests take long."""
@@ -133,7 +147,16 @@ class Workload(Cluster):
         return Drawn(self, seed)
 
 
-MAY_BE_ZERO = ("train_s", "changed", "problem_sigma", "response_sigma", "hard_sigma", "reward_sigma", "reward_median_s")
+MAY_BE_ZERO = (
+    "train_s",
+    "live_cost",
+    "changed",
+    "problem_sigma",
+    "response_sigma",
+    "hard_sigma",
+    "reward_sigma",
+    "reward_median_s",
+)
 
 paper = Workload()
 """The stated workload: its parameters were chosen so that the paper's five methods give the rows of Table 2, and fixed
@@ -181,6 +204,10 @@ class Drawn:
 
     def seen(self) -> list[Seen]:
         """G rollouts of each problem, from before some problems changed."""
+        return self._seen
+
+    @cached_property
+    def _seen(self) -> list[Seen]:
         rng, found = random.Random(f"seen {self.seed}"), []
         for problem, nature in enumerate(self._natures[0]):
             lengths, right = self._responses(nature, rng)
@@ -201,6 +228,12 @@ class Drawn:
         hardness = work.hard_sigma * (1.0 - 2.0 * pass_rate)
         return _Nature(pass_rate, math.log(work.median_tokens) + hardness + rng.gauss(0.0, work.problem_sigma))
 
+    def speed(self, live: int) -> float:
+        """Step time grows linearly with the responses on a worker."""
+        work = self.workload
+        each = max(1.0, live / work.num_workers)
+        return work.tokens_per_s * (1.0 + work.live_cost * work.num_rollouts / 2) / (1.0 + work.live_cost * each)
+
     def _responses(self, nature: _Nature, rng: random.Random) -> tuple[list[int], int]:
         """Their lengths, and how many are right."""
         work = self.workload
@@ -219,8 +252,7 @@ class Drawn:
             reward_s=min(work.reward_max_s, reward_s),
             valid=0 < right < work.num_rollouts,
             problem_id=str(problem),
-            tokens=max(lengths),
-            mean_tokens=sum(lengths) / len(lengths),
+            lengths=tuple(lengths),
         )
 
     def _cursor(self, step: int) -> int:
