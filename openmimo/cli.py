@@ -827,6 +827,27 @@ def stop(
     print(stop_run(run, wait_s=wait))
 
 
+@app.command("rollout-sim")
+def rollout_sim(
+    workload: Annotated[
+        str, typer.Option("--workload", help="paper, parameters (.json) or a run's rollouts/trace.jsonl")
+    ] = "paper",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Rollout methods side by side on a simulated cluster: the rows of MiMo's Table 2, ours, first done.
+
+    Example: openmimo rollout-sim --workload paper --seed 0 --json
+    """
+    from openmimo.rollout_sim import as_json, show, simulate_file
+
+    found = simulate_file(workload, seed)
+    if json:
+        _print(as_json(found))
+    else:
+        show(found)
+
+
 @app.command()
 def doctor(json: Json = False) -> None:
     """What this machine has and lacks, each with its fix.

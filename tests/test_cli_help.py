@@ -41,7 +41,7 @@ def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_the_commands_are_the_known_ones() -> None:
     known = (
         "run data pretrain sft draft rl eval train-draft generate chat serve score judge checkpoint plan report doctor "
-        "runs status stop"
+        "runs status stop rollout-sim"
     )
     assert {words[0] for words in commands()} == set(known.split())
 

@@ -9,11 +9,14 @@ What is wanted at any moment is a prefix: the launch numbers below `wanted()`, t
 with `risk` is all but sure, to hold a full batch, given the outcomes so far. Beyond the paper:
 
 * predictive launch: `risk` is the probability of falling short that is accepted. All that is wanted starts at once.
-* longest first: with `length`, of what is wanted and has not started the longest starts first.
+* longest first: with `length`, a long group starts early enough to end with the rest. Where everything can start at
+  once the longest starts first; where room is short the others keep their launch order, so that the prefix is judged
+  early and a length that was not foreseen falls into the tail of late launches alone (decision 0041).
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +27,9 @@ Decision = Literal["launch", "wait", "stop"]
 
 EXACT = 64
 """Undecided groups up to which the chance of a full batch is computed exactly; beyond it is normal to two digits."""
+
+TAIL = 1.3
+"""A step is taken to last so many times what its load would with all workers busy throughout: ours, decision 0041."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,8 @@ class Seamless:
             group ends in a short batch instead of a loop without end; None is no limit.
         risk: accepted probability that what has been launched does not fill the batch, in (0, 1). None: the paper's
             rule, launch while less than B are expected.
-        length: launch number -> expected cost, in any unit; what is longest starts first. None: in launch order.
+        length: launch number -> expected time to generate, in any unit, at least 0; see "longest first" above. None:
+            in launch order.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class Seamless:
             raise ValueError(f"risk must lie in (0, 1) or be None, got {risk}")
         self.batch_groups, self.max_active, self.max_launched = batch_groups, max_active, max_launched
         self._chance, self._length, self._risk = chance, length, risk
+        self._deviations = 0.0 if risk is None else NormalDist().inv_cdf(1.0 - risk)
         self._chances: list[float] = []
         self._started: set[int] = set()
         self._generating: set[int] = set()
@@ -84,8 +92,15 @@ class Seamless:
         # The prefix of judged groups, grown as reports come in; it never grows past the B-th valid group.
         self._prefix_end = 0
         self._selected: list[int] = []
+        # What is wanted: the end of the prefix, and what is known and believed of the groups below it.
+        self._end = self._valid_below = self._undecided = 0
+        self._mean = self._variance = 0.0
         self._wanted: int | None = None
-        self._next: int | None = None
+        self._first_wanted, self._load = 0, 0.0
+        # Numbers that have not started, as (latest start, number): those wanted when last looked at; those beyond.
+        self._waiting: list[tuple[float, int]] = []
+        self._beyond: list[int] = []
+        self._numbered = 0
 
     def decide(self) -> Decision:
         """What to do now. Call again after every launch and every report; `wait` stands until the next report."""
@@ -115,7 +130,6 @@ class Seamless:
             raise ValueError(f"group {number} has been launched before")
         self._started.add(number)
         self._generating.add(number)
-        self._next = None
 
     def finished(self, number: int) -> None:
         """All rollouts of the group are done; its reward is pending and its worker free."""
@@ -130,7 +144,10 @@ class Seamless:
             raise ValueError(f"group {number} does not wait for a reward; those that do: {waiting}")
         self._outcomes[number] = valid
         self._num_valid += valid is True
-        self._wanted = self._next = None
+        if number < self._end:
+            self._believe(number, -1)
+            self._valid_below += valid is True
+        self._wanted = None
         while not self._full() and self._prefix_end in self._outcomes:
             if self._outcomes[self._prefix_end] is True:
                 self._selected.append(self._prefix_end)
@@ -166,25 +183,75 @@ class Seamless:
         return len(self._selected) >= self.batch_groups
 
     def _upcoming(self) -> int | None:
-        """Of what is wanted and has not started, the longest; the first of equals."""
-        if self._next is None:
-            rest = [number for number in range(self._prefix_end, self.wanted()) if number not in self._started]
-            length = self._length
-            if rest:
-                self._next = max(rest, key=lambda n: (length(n), -n)) if length else rest[0]
-        return self._next
+        """Of what is wanted and has not started, what has to start first; the first of equals."""
+        wanted = self.wanted()
+        if self._length and not self._numbered:
+            workers = self.max_active or math.inf
+            self._first_wanted, self._load = wanted, sum(map(self._length, range(wanted))) / workers
+        while self._beyond and self._beyond[0] < wanted:
+            self._wait(heapq.heappop(self._beyond))
+        while self._numbered < wanted:
+            self._wait(self._numbered)
+            self._numbered += 1
+        while self._waiting:
+            number = self._waiting[0][1]
+            if number not in self._started and number < wanted:
+                return number
+            heapq.heappop(self._waiting)
+            if number not in self._started:
+                heapq.heappush(self._beyond, number)
+        return None
+
+    def _wait(self, number: int) -> None:
+        start = 0.0
+        if self._length:
+            start = min(self._load * number / self._first_wanted, TAIL * self._load - self._length(number))
+        heapq.heappush(self._waiting, (start, number))
 
     def _shortest_prefix(self) -> int:
-        chances: list[float] = []  # of the undecided groups so far
-        needed, end = self.batch_groups - len(self._selected), self._prefix_end
-        full = _Chance(self._risk)
-        while not full.of(chances, needed) and (self.max_launched is None or end < self.max_launched):
-            if end not in self._outcomes:
-                chances.append(self._chance_of(end))
-            elif self._outcomes[end] is True:
-                needed -= 1
-            end += 1
-        return end
+        while not self._suffices() and (self.max_launched is None or self._end < self.max_launched):
+            self._take(self._end)
+        while self._end > self._prefix_end:
+            self._leave(self._end - 1)
+            if not self._suffices():
+                self._take(self._end)
+                break
+        return self._end
+
+    def _take(self, number: int) -> None:
+        """Let the prefix end behind this number, which is next."""
+        self._end += 1
+        if number in self._outcomes:
+            self._valid_below += self._outcomes[number] is True
+        else:
+            self._believe(number, 1)
+
+    def _leave(self, number: int) -> None:
+        """Let the prefix end before this number, which is its last."""
+        self._end -= 1
+        if number in self._outcomes:
+            self._valid_below -= self._outcomes[number] is True
+        else:
+            self._believe(number, -1)
+
+    def _believe(self, number: int, sign: int) -> None:
+        """Count an undecided group in or out."""
+        chance = self._chance_of(number)
+        self._undecided += sign
+        self._mean += sign * chance
+        self._variance += sign * chance * (1.0 - chance)
+
+    def _suffices(self) -> bool:
+        """Whether the groups below the end are expected, or all but sure, to hold a full batch."""
+        needed = self.batch_groups - self._valid_below
+        if needed <= 0 or self._undecided < needed:
+            return needed <= 0
+        if self._risk is None:
+            return self._mean >= needed - 1e-9
+        if self._undecided > EXACT:
+            return self._mean - needed + 0.5 >= self._deviations * math.sqrt(max(0.0, self._variance))
+        undecided = (n for n in range(self._prefix_end, self._end) if n not in self._outcomes)
+        return _chance_of_fewer(needed, [self._chance_of(n) for n in undecided]) <= self._risk
 
     def _chance_of(self, number: int) -> float:
         while len(self._chances) <= number:
@@ -195,32 +262,11 @@ class Seamless:
         return self._chances[number]
 
 
-class _Chance:
-    """Whether groups with these chances suffice; called with lists that only grow."""
-
-    def __init__(self, risk: float | None) -> None:
-        self._risk = risk
-        self._deviations = 0.0 if risk is None else NormalDist().inv_cdf(1.0 - risk)
-        self._mean = self._variance = 0.0
-        self._taken = 0
-        self._counts = [1.0]
-        """P(so many of the groups taken are valid), while there are at most EXACT."""
-
-    def of(self, chances: list[float], needed: int) -> bool:
-        for chance in chances[self._taken :]:
-            self._mean += chance
-            self._variance += chance * (1.0 - chance)
-            if len(chances) <= EXACT and self._risk is not None:
-                counts = [*self._counts, 0.0]
-                shifted = [0.0, *self._counts]
-                self._counts = [a * (1.0 - chance) + b * chance for a, b in zip(counts, shifted, strict=True)]
-        self._taken = len(chances)
-        if needed <= 0:
-            return True
-        if self._risk is None:
-            return self._mean >= needed - 1e-9
-        if self._taken < needed:
-            return False
-        if self._taken <= EXACT:
-            return sum(self._counts[:needed]) <= self._risk
-        return self._mean - needed + 0.5 >= self._deviations * math.sqrt(self._variance)
+def _chance_of_fewer(needed: int, chances: list[float]) -> float:
+    """P(fewer than `needed` of groups with these chances are valid)."""
+    counts = [1.0] + [0.0] * (needed - 1)
+    for chance in chances:
+        for count in range(needed - 1, 0, -1):
+            counts[count] += chance * (counts[count - 1] - counts[count])
+        counts[0] *= 1.0 - chance
+    return sum(counts)
