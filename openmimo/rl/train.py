@@ -56,6 +56,8 @@ class TrainableEngine(Engine, Protocol):
     def update_weights(self, state_dict: dict[str, torch.Tensor], version: int) -> None: ...
 
 
+Decides = Callable[[RLConfig, History, Draws], Seamless]
+
 Validate = Callable[[int], tuple[dict[str, float], dict[str, float]]]
 """policy version -> (metrics, `validation` among them, the mean that decides which model is best; timing)."""
 
@@ -76,6 +78,7 @@ def train(
     mixed: Mixed | None = None,
     validate: Validate | None = None,
     save_model: Callable[[Path], object] | None = None,
+    decides: Decides | None = None,
 ) -> TrainState:
     """Train the policy for `config.steps` iterations, from the newest checkpoint if there is one.
 
@@ -88,6 +91,7 @@ def train(
         mixed: says whether a response (second) to a prompt mixes languages; None: not looked at.
         validate: called every `validate_every` steps with the engine up to date.
         save_model: writes the policy as a model folder; called when validation finds it the best so far.
+        decides: what launches, stops and selects in a step; None: `policy_of`.
 
     Raises:
         ValueError: for a prompt that leaves no room for a response, or a run that nothing can come of any more.
@@ -141,7 +145,7 @@ def train(
         for step in range(done, config.steps):
             laps = _Laps()
             draws = pool.draws(step)
-            policy = policy_of(config, history, draws)
+            policy = (decides or policy_of)(config, history, draws)
             learn = functools.partial(update, state, loss=loss, config=config, step=step, frozen=frozen)
             with (
                 Journal(rollouts, seed=seed, step=step, policy_version=step, problem=pool.by_id) as journal,
