@@ -30,7 +30,7 @@ from openmimo.log import Log, say
 from openmimo.model.mimo import MiMo
 from openmimo.rl.config import RLConfig
 from openmimo.rl.loss import policy_loss
-from openmimo.rl.metrics import Mixed, cost, facts, spread
+from openmimo.rl.metrics import Mixes, cost, facts, spread
 from openmimo.rl.reward import Scheme, reward
 from openmimo.rl.sampling import Draws, ProblemPool, is_valid
 from openmimo.rl.show import Table
@@ -71,7 +71,7 @@ def train(
     checkpoints: Path,
     slots: int = 0,
     seen: Iterable[tuple[str, float, float]] = (),
-    mixed: Mixed | None = None,
+    mixes: Mixes | None = None,
     validate: Validate | None = None,
     save_model: Callable[[Path], object] | None = None,
 ) -> TrainState:
@@ -83,7 +83,7 @@ def train(
         out: the run folder, for metrics, samples and rollouts.
         slots: requests that the engine can advance at once; 0: not known.
         seen: (problem id, pass rate, tokens of its longest response), from curation, before the first step.
-        mixed: says whether a response mixes languages; None: not looked at.
+        mixes: says whether a response (second) to a prompt mixes languages; None: not looked at.
         validate: called every `validate_every` steps with the engine up to date.
         save_model: writes the policy as a model folder; called when validation finds it the best so far.
 
@@ -115,14 +115,8 @@ def train(
     keep_steps(rollouts, resumable)
     trace.drop_from(rollouts / "trace.jsonl", done)
     engine.update_weights(model.state_dict(), done)
-    frozen = copy.deepcopy(model).requires_grad_(False) if config.stream_updates else None
+    frozen = copy.deepcopy(state.worker.model).requires_grad_(False) if config.stream_updates else None
     loss = policy_loss(clip_low=config.clip_low, clip_high=config.clip_high, temperature=config.temperature)
-    sampling = Sampling(
-        config.max_new_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        stop_token_ids=chat.stop_token_ids,
-    )
     checkpoint_s = 0.0
 
     with (
@@ -146,7 +140,12 @@ def train(
                     draw=draws,
                     render=lambda problem: chat.render_prompt(problem.prompt),
                     decode=chat.decode,
-                    sampling=sampling,
+                    sampling=Sampling(
+                        config.max_new_tokens,
+                        temperature=config.temperature,
+                        top_p=config.top_p,
+                        stop_token_ids=chat.stop_token_ids,
+                    ),
                     num_rollouts=config.num_rollouts,
                     valid=lambda group: score(group, config.scheme),
                     policy=policy,
@@ -165,9 +164,9 @@ def train(
             history.update(learnt(batch))
             engine.update_weights(model.state_dict(), step + 1)
             if frozen:
-                load_weights(frozen, model.state_dict())
+                load_weights(frozen, state.worker.model.state_dict())
             laps.lap("weights_s")
-            metrics = {**updates.metrics, **facts(batch, decode=chat.decode, mixed=mixed), "easy_pool": len(pool.easy)}
+            metrics = {**updates.metrics, **facts(batch, decode=chat.decode, mixes=mixes), "easy_pool": len(pool.easy)}
             timing = {**updates.timing, **cost(batch), "checkpoint_s": checkpoint_s}
             if validate and config.validate_every and (step + 1) % config.validate_every == 0:
                 with table.aside():

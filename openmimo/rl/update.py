@@ -73,7 +73,7 @@ def update(
             gives them all before its first update, when the last group is there.
     """
     found = Updates()
-    ready = _prepared(groups, frozen or state.model, config, found)
+    ready = _prepared(groups, frozen or state.worker.model, config, found)
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     collected: dict[str, list[float]] = defaultdict(list)
     gaps: list[tuple[float, float]] = []
