@@ -147,7 +147,7 @@ def train_folder(
                 out=out,
                 checkpoints=out / "checkpoints" / "rl",
                 slots=recipe.engine.max_batch_size * len(engine.engines),
-                mixed=lambda prompt, response: bool(mixed_language(prompt, [response])),
+                mixes=lambda prompt, response: bool(mixed_language(prompt, [response])),
                 validate=validate,
                 save_model=lambda best: save_folder(policy, best, tokenizer_from=folder / "tokenizer"),
             )

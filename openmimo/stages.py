@@ -309,7 +309,7 @@ def rl(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
                 recipe.rl.max_active_groups * recipe.rl.num_rollouts,
             ),
             seen=seen,
-            mixed=lambda prompt, response: bool(mixed_language(prompt, [response])),
+            mixes=lambda prompt, response: bool(mixed_language(prompt, [response])),
             validate=validate if validation else None,
             save_model=lambda folder: save_folder(model, folder, tokenizer_from=start),
         )

@@ -9,11 +9,11 @@ from statistics import fmean
 from openmimo.rollout.driver import BatchResult
 from openmimo.types import Group, Verdict
 
-Mixed = Callable[[str, str], bool]
+Mixes = Callable[[str, str], bool]
 """(prompt, response) -> whether the response mixes languages."""
 
 
-def facts(batch: BatchResult, *, decode: Callable[[tuple[int, ...]], str], mixed: Mixed | None) -> dict[str, float]:
+def facts(batch: BatchResult, *, decode: Callable[[tuple[int, ...]], str], mixes: Mixes | None) -> dict[str, float]:
     """Means over the responses of the judged prefix, groups the judge failed on left out.
 
     Returns:
@@ -34,8 +34,8 @@ def facts(batch: BatchResult, *, decode: Callable[[tuple[int, ...]], str], mixed
             found[f"length_{'accepted' if accepted else 'rejected'}"].append(len(rollout.token_ids))
             found["truncated"].append(float(rollout.finish_reason == "length"))
             found["time_limit"].append(float(_ran_out_of_time(verdict)))
-            if mixed:
-                found["mixed_language"].append(float(mixed(group.problem.prompt, decode(rollout.token_ids))))
+            if mixes:
+                found["mixed_language"].append(float(mixes(group.problem.prompt, decode(rollout.token_ids))))
     return {
         **{name: fmean(values) for name, values in found.items()},
         "valid_share": sum(valid is True for valid in batch.outcomes) / max(1, len(batch.outcomes)),

@@ -10,7 +10,6 @@ kill at any moment loses neither, and on a CPU in float32 the run that goes on e
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import json
@@ -31,7 +30,7 @@ from openmimo.model.mimo import MiMo
 from openmimo.rl.budget import Budget
 from openmimo.rl.config import RLConfig
 from openmimo.rl.loss import policy_loss
-from openmimo.rl.metrics import Mixed, cost, facts, spread
+from openmimo.rl.metrics import Mixes, cost, facts, spread
 from openmimo.rl.reward import less_penalty, reward
 from openmimo.rl.sampling import Draws, ProblemPool, is_valid
 from openmimo.rl.show import Table
@@ -44,7 +43,7 @@ from openmimo.rollout.journal import Journal, keep_steps
 from openmimo.rollout.seamless import Seamless
 from openmimo.rows import write_rows
 from openmimo.stop import Stopped, StopSignal
-from openmimo.train.compute import Worker
+from openmimo.train.compute import Worker, copy_of
 from openmimo.train.optim import Optimizer
 from openmimo.train.step import TrainState
 from openmimo.types import Group, Problem, Rollout, Sampling
@@ -75,7 +74,7 @@ def train(
     checkpoints: Path,
     slots: int = 0,
     seen: Iterable[tuple[str, float, float]] = (),
-    mixed: Mixed | None = None,
+    mixes: Mixes | None = None,
     validate: Validate | None = None,
     save_model: Callable[[Path], object] | None = None,
     decides: Decides | None = None,
@@ -88,7 +87,7 @@ def train(
         out: the run folder, for metrics, samples and rollouts.
         slots: requests that the engine can advance at once; 0: not known.
         seen: (problem id, pass rate, tokens of its longest response), from curation, before the first step.
-        mixed: says whether a response (second) to a prompt mixes languages; None: not looked at.
+        mixes: says whether a response (second) to a prompt mixes languages; None: not looked at.
         validate: called every `validate_every` steps with the engine up to date.
         save_model: writes the policy as a model folder; called when validation finds it the best so far.
         decides: what launches, stops and selects in a step; None: `policy_of`.
@@ -123,7 +122,7 @@ def train(
     keep_steps(rollouts, resumable)
     trace.drop_from(rollouts / "trace.jsonl", done)
     engine.update_weights(model.state_dict(), done)
-    frozen = _frozen(model, config) if config.stream_updates else None
+    frozen = copy_of(model, getattr(torch, config.compute.dtype)) if config.stream_updates else None
     loss = policy_loss(clip_low=config.clip_low, clip_high=config.clip_high, temperature=config.temperature)
     sampling = Sampling(
         budget.now,
@@ -133,8 +132,8 @@ def train(
     )
     checkpoint_s = 0.0
 
-    def mixes(problem: Problem, rollout: Rollout) -> bool:
-        return mixed is not None and mixed(problem.prompt, chat.decode(rollout.token_ids))
+    def mixed(problem: Problem, rollout: Rollout) -> bool:
+        return mixes is not None and mixes(problem.prompt, chat.decode(rollout.token_ids))
 
     with (
         StopSignal() as signal,
@@ -159,7 +158,7 @@ def train(
                     decode=chat.decode,
                     sampling=replace(sampling, max_new_tokens=budget.now),
                     num_rollouts=config.num_rollouts,
-                    valid=lambda group: score(group, config, mixes),
+                    valid=lambda group: score(group, config, mixed),
                     policy=policy,
                     seed=seed,
                     step=step,
@@ -178,7 +177,7 @@ def train(
             if frozen:
                 load_weights(frozen, model.state_dict())
             laps.lap("weights_s")
-            metrics = {**updates.metrics, **facts(batch, decode=chat.decode, mixed=mixed), "easy_pool": len(pool.easy)}
+            metrics = {**updates.metrics, **facts(batch, decode=chat.decode, mixes=mixes), "easy_pool": len(pool.easy)}
             metrics["budget"] = budget.now
             if "reward" in metrics:
                 budget.observe(step, reward=metrics["reward"], truncated=metrics["truncated"])
@@ -264,29 +263,24 @@ def policy_of(config: RLConfig, history: History, draws: Draws) -> Seamless:
 
 
 def score(
-    group: Group, config: RLConfig, mixes: Callable[[Problem, Rollout], bool] | None = None
+    group: Group, config: RLConfig, mixed: Callable[[Problem, Rollout], bool] | None = None
 ) -> tuple[bool | None, Group]:
     """Fill in the rewards; whether the group carries a gradient, or None if the judge failed on any of it.
 
     Args:
-        mixes: whether a response mixes languages, for `language_penalty`.
+        mixed: whether a response mixes languages, for `language_penalty`.
     """
     weights = config.level_weights or None
     points = [reward(group.problem, verdict, scheme=config.scheme, weights=weights) for verdict in group.verdicts]
     if any(p is None for p in points):
         return None, group
     rewards = tuple(p for p in points if p is not None)
-    if config.language_penalty and mixes:
+    if config.language_penalty and mixed:
         rewards = tuple(
-            less_penalty(p, mixes_languages=mixes(group.problem, rollout), penalty=config.language_penalty)
+            less_penalty(p, mixes_languages=mixed(group.problem, rollout), penalty=config.language_penalty)
             for p, rollout in zip(rewards, group.rollouts, strict=True)
         )
     return is_valid(rewards), replace(group, rewards=rewards)
-
-
-def _frozen(model: MiMo, config: RLConfig) -> MiMo:
-    """A copy of the policy as its losses see it, for log-probabilities under the weights that make the rollouts."""
-    return copy.deepcopy(model).requires_grad_(False).to(getattr(torch, config.compute.dtype))
 
 
 def learnt(batch: BatchResult) -> list[Outcome]:

@@ -18,7 +18,7 @@ from statistics import fmean
 
 import torch
 
-from openmimo.data.pack import Sample, pack
+from openmimo.data.pack import Sample, pack, pack_evenly
 from openmimo.model.mimo import MiMo
 from openmimo.rl.advantage import advantages
 from openmimo.rl.config import RLConfig
@@ -148,10 +148,11 @@ def _prepared(
     groups: Iterable[Group], model: MiMo, config: RLConfig, found: Updates
 ) -> Iterator[tuple[Batch, tuple[float, float]]]:
     """Mini-batches with old log-probabilities and weights; of each (sum of k3, tokens) between engine and trainer."""
+    in_rows = pack if config.compute.compile else pack_evenly  # compiled code is for rows of one length
     numbered = enumerate(groups)
     while chosen := list(islice(numbered, config.minibatch_groups)):
         started = time.perf_counter()
-        minibatch = pack([s for number, group in chosen for s in to_samples(group, number)], config.context)
+        minibatch = in_rows([s for number, group in chosen for s in to_samples(group, number)], config.context)
         packed = time.perf_counter()
         logp, gap = _old_logprobs(model, minibatch, config)
         weights = token_weights(on_device(minibatch, torch.device("cpu")), config.normalization).numpy()

@@ -53,7 +53,7 @@ class Worker:
         if self.config.shard and self.mesh.world_size > 1:
             shard(masters, self.mesh.device_mesh(), param_dtype=None if dtype == torch.float32 else dtype)
         elif dtype != next(masters.parameters()).dtype:
-            self.model = _copy(masters, dtype)
+            self.model = copy_of(masters, dtype)
         self._pairs = (
             [(m, c) for m, c in zip(masters.parameters(), self.model.parameters(), strict=True) if m.requires_grad]
             if self.model is not masters
@@ -94,9 +94,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or Path.home() / ".cache" / "openmimo" / "compiled")
 
 
-def _copy(masters: MiMo, dtype: torch.dtype) -> MiMo:
+def copy_of(masters: MiMo, dtype: torch.dtype) -> MiMo:
+    """The same model with weights of its own, rounded to `dtype`; nothing of how the masters are computed goes along."""
     copy = MiMo.skeleton(masters.config)
-    copy.load_state_dict({name: t.detach().to(dtype) for name, t in masters.state_dict().items()}, assign=True)
+    copy.load_state_dict(
+        {name: t.detach().to(dtype, copy=True) for name, t in masters.state_dict().items()}, assign=True
+    )
     if masters.config.tie_word_embeddings:
         copy.lm_head.weight = copy.model.embed_tokens.weight
     for master, parameter in zip(masters.parameters(), copy.parameters(), strict=True):

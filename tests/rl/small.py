@@ -91,7 +91,7 @@ def run(
     torch.manual_seed(5)  # as run_stages does
     return train(
         model, problems, config, chat=CHAT, engine=engine, judge=judge or ThreadJudge(), seed=5,
-        out=out, checkpoints=out / "checkpoints", seen=[("p1", 0.5, 6.0)], mixed=lambda prompt, text: text == "2",
+        out=out, checkpoints=out / "checkpoints", seen=[("p1", 0.5, 6.0)], mixes=lambda prompt, text: text == "2",
         validate=validate, save_model=save_model,
     )  # fmt: skip
 
