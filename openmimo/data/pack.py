@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -54,6 +55,31 @@ def pack(sequences: Sequence[Sample], context: int) -> Batch:
     """Pack sequences into as few rows of `context` slots as best-fit finds."""
     rows = fit_rows([len(s.token_ids) for s in sequences], context)
     return stack([[sequences[i] for i in row] for row in rows], context)
+
+
+def pack_evenly(sequences: Sequence[Sample], context: int) -> Batch:
+    """Pack sequences into rows of nearly equal length, at most `context` slots; (R, longest row).
+
+    The rows are as few as longest-first into the emptiest row allows. For batches whose row length may change from one
+    to the next: hardly a slot is padding, where rows of a given length would be left half empty.
+
+    Raises:
+        ValueError: if a sequence is longer than the context.
+    """
+    lengths = [len(s.token_ids) for s in sequences]
+    least = len(fit_rows(lengths, context)) and -(-sum(lengths) // context)
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    for count in range(least, len(lengths) + 1):
+        rows: list[list[int]] = [[] for _ in range(count)]
+        filled = [(0, row) for row in range(count)]
+        for index in order:
+            used, row = heappop(filled)
+            rows[row].append(index)
+            heappush(filled, (used + lengths[index], row))
+        longest = max((used for used, _ in filled), default=0)
+        if longest <= context:
+            return stack([[sequences[i] for i in row] for row in rows], longest)
+    raise AssertionError("a row for each sequence always fits")
 
 
 def stack(rows: Sequence[Sequence[Sample]], context: int) -> Batch:

@@ -95,7 +95,7 @@ def cache_folder() -> Path:
 
 
 def copy_of(masters: MiMo, dtype: torch.dtype) -> MiMo:
-    """The same model with weights of its own, rounded to `dtype`; nothing of how the masters are computed goes along."""
+    """The same model with weights of its own, rounded to `dtype`; how the masters are computed does not go along."""
     copy = MiMo.skeleton(masters.config)
     copy.load_state_dict(
         {name: t.detach().to(dtype, copy=True) for name, t in masters.state_dict().items()}, assign=True

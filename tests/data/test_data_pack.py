@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmimo.data.pack import Sample, fit_rows, pack, stack
+from openmimo.data.pack import Sample, fit_rows, pack, pack_evenly, stack
 
 LENGTHS = st.integers(1, 40).flatmap(
     lambda context: st.tuples(st.just(context), st.lists(st.integers(1, context), max_size=60))
@@ -86,3 +86,24 @@ def test_by_hand_with_everything_rl_needs() -> None:
 def test_a_sequence_too_long_for_a_row_is_refused() -> None:
     with pytest.raises(ValueError, match="a sequence of 5 tokens does not fit a row of 4"):
         pack([Sample([1] * 5)], 4)
+
+
+@given(st.lists(st.integers(1, 20), max_size=30))
+def test_even_rows_hold_every_sequence_once_and_waste_at_most_one_sequence_a_row(lengths: list[int]) -> None:
+    samples = [Sample([n + 1] * length, old_logprobs=[0.0] * length, group=n) for n, length in enumerate(lengths)]
+    batch = pack_evenly(samples, 20)
+    width = batch.token_ids.shape[1]
+    filled = (batch.document_ids >= 0).sum(-1)
+    assert width <= 20 and filled.sum() == sum(lengths)
+    assert all((batch.token_ids == n + 1).sum() == length for n, length in enumerate(lengths))
+    assert not lengths or (filled.max() == width and filled.max() - filled.min() <= max(lengths))
+
+
+def test_even_rows_of_equal_sequences_have_no_padding() -> None:
+    batch = pack_evenly([Sample([1] * 7)] * 6, 20)  # 42 tokens: 3 rows of 14, where rows of 20 would hold 2 each
+    assert batch.token_ids.shape == (3, 14) and (batch.document_ids >= 0).all()
+
+
+def test_even_rows_refuse_what_fits_no_row() -> None:
+    with pytest.raises(ValueError, match="a sequence of 21 tokens does not fit a row of 20"):
+        pack_evenly([Sample([1] * 21)], 20)
