@@ -204,7 +204,8 @@ class RecordedGroups:
 
 
 def recorded(trace: Sequence[RecordedStep], seed: int) -> tuple[Cluster, RecordedGroups]:
-    """A recorded run as a workload: a worker has room for one group.
+    """A recorded run as a workload: a worker has room for one group, and where rewards wait for a round they are given
+    one after another.
 
     Raises:
         ValueError: for steps of different batches, or one without a valid group.

@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from openmimo.rollout.baselines import FirstDone, Rounds, barriered
@@ -207,6 +207,61 @@ def test_the_longest_of_what_is_wanted_starts_first():
     while seamless.decide() == "launch":
         order.append(launch(seamless))
     assert order == [1, 3, 0, 2]  # the fifth is not wanted yet
+
+
+def test_where_room_is_short_a_long_group_starts_early_enough_and_the_others_keep_their_order():
+    """Two places, a load of 14 / 2 = 7, taken to last 9.1: the last, of 9, has to start at 0.1, after the first and
+    before the second, whose turn comes at 7 / 6. One of 5 has to start at 4.1, after the fourth's turn at 3.5."""
+    for lengths, order in (([1, 1, 1, 1, 1, 9], [0, 5, 1, 2, 3, 4]), ([2, 2, 2, 2, 1, 5], [0, 1, 2, 3, 5, 4])):
+        seamless = Seamless(6, lambda number: 1.0, max_active=2, length=lengths.__getitem__)
+        found = []
+        while (decision := seamless.decide()) != "stop":
+            if decision == "launch":
+                found.append(launch(seamless))
+                continue
+            number = seamless.to_abort()[0]
+            seamless.finished(number)
+            seamless.judged(number, True)
+        assert found == order
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    chances=st.lists(st.floats(0.05, 1.0), min_size=30, max_size=30),
+    outcomes=st.lists(st.sampled_from([True, False, None]), min_size=30, max_size=30),
+    reports=st.lists(st.integers(0, 29), max_size=30),
+    batch_groups=st.integers(1, 5),
+    risk=st.one_of(st.none(), st.floats(0.03, 0.9)),
+)
+def test_what_is_wanted_is_the_shortest_prefix_counted_anew(chances, outcomes, reports, batch_groups, risk):
+    """The machine keeps it up to date; here every prefix is tried after every report, every pattern summed out."""
+    seamless = Seamless(batch_groups, lambda number: chances[number], max_active=None, risk=risk, max_launched=30)
+    known = {}
+
+    def short(end):
+        needed = batch_groups - sum(known.get(n) is True for n in range(end))
+        undecided = [chances[n] for n in range(end) if n not in known]
+        if risk is None:
+            return sum(undecided) < needed - 1e-9
+        odds = {0: 1.0}  # number of valid ones -> probability
+        for chance in undecided:
+            odds = {
+                k: odds.get(k, 0.0) * (1 - chance) + odds.get(k - 1, 0.0) * chance for k in range(len(undecided) + 1)
+            }
+        missing = sum(odds.get(k, 0.0) for k in range(max(0, needed)))
+        assume(abs(missing - risk) > 1e-9)
+        return missing > risk
+
+    for number in [None, *reports]:
+        while seamless.decide() == "launch":
+            launch(seamless)
+        if number is not None and number in seamless.to_abort():
+            seamless.finished(number)
+            seamless.judged(number, outcomes[number])
+            known[number] = outcomes[number]
+        if seamless.decide() == "stop":
+            break
+        assert seamless.wanted() == next((end for end in range(30) if not short(end)), 30)
 
 
 def test_history_follows_the_outcomes_of_a_stratum_with_decay():
