@@ -2,12 +2,12 @@
 
     python benchmarks/rl_gain.py RUN [RUN ...] [benchmarks/results/rl_gain.json]
 
-Each RUN is a finished `openmimo run tiny --seed S`: a pipeline of its own, pages to RL. For each, on its held-out problems:
+Each RUN is a finished `openmimo run tiny --seed S`: a pipeline of its own, pages to RL. For each, on held-out problems:
 
 * SFT at temperature 0.6 and at its best of the sweep, and RL at 0.6, as the run's own evaluation has them;
-* `continued`: SFT goes on with its own accepted responses (rejection sampling). It samples as many responses to the same
-  problems, at the same temperature and length, as RL did in all of its steps, and trains on those accepted as long as RL
-  trained: equally many slots, with SFT's optimizer and rate.
+* `continued`: SFT goes on with its own accepted responses (rejection sampling). It samples as many responses to the
+  same problems, at the same temperature and length, as RL did in all of its steps, and trains on those accepted as long
+  as RL trained: equally many slots, with SFT's optimizer and rate.
 
 Gains are paired by problem, intervals 95 %, by bootstrap over problems; over all runs, over all of their problems.
 """

@@ -55,7 +55,7 @@ class RLConfig:
     """Accepted probability that the groups launched so far do not fill the batch; None: the paper's rule, launch while
     fewer are expected. Ours."""
     longest_first: bool = True
-    """Of the groups that are wanted, those start first that are expected to take longest. Ours."""
+    """Groups that are expected to take long start early enough to end with the rest (decision 0041). Ours."""
     max_active_groups: int = 1024
     """Groups that may generate at once."""
     max_launch_factor: int = 6
