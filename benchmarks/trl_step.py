@@ -10,19 +10,22 @@ Loss: one mini-batch, two iterations on it, so that the second has ratios off 1.
 
 Speed: the training half on given rollouts (old log-probabilities, losses, backward passes, 4 updates), as trained
 response tokens per CPU-second. TRL runs without gradient checkpointing, logging or saving, with PyTorch's attention;
-what its loop spends on rollouts and rewards is taken off. `spread` has completions of many lengths, as a policy's are;
-`even` all of one, where TRL pads nothing of them. TRL packs neither, ours packs both. Rounds are interleaved; a round
-is a process that takes one batch to warm up and then one.
+what its loop spends on rollouts and rewards is taken off. Its other settings gave less on `tiny spread`, tried once
+beforehand: 997 with eager attention, 1,259 with torch_compile after four minutes of compiling, 1,338 as it runs here.
+`spread` has completions of many lengths, as a policy's are; `even` all of one, where TRL pads none of them. TRL packs
+neither, ours both. Rounds are interleaved; a round is a process that takes one batch to warm up and then one.
 
-`whole step` has generation too, each with its own: our engine, and transformers' `generate` as TRL calls it, 64 tokens
-a completion at most.
+`whole` has generation too, each with its own: our engine, and transformers' `generate` as TRL calls it, 64 tokens a
+completion at most. `--only "tiny even"` measures one part; in the JSON it takes its place beside the others.
 
 TRL needs its own environment (make trl).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -53,42 +56,47 @@ GROUPS, SIZE, UPDATES, MOST = 16, 8, 4, 256
 CONTEXT = 1024
 MOST_GENERATED = 64
 LEARNING_RATE, TEMPERATURE = 1e-3, 1.0
-NUM_ROUNDS = 3
+PARTS = ("loss", "tiny spread", "tiny even", "5M spread", "whole")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("result", nargs="?", type=Path)
+    parser.add_argument("--only", choices=PARTS, help="one part")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
     if not trl_peer.PYTHON.is_file():
         sys.exit(f"{trl_peer.PYTHON} is missing: make trl")
+    result = arguments.result
+    found = json.loads(result.read_text(encoding="utf-8")).get("measured", {}) if result and result.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        models = {name: write_model(place / name, shape) for name, shape in SHAPES.items()}
-        rollouts = {(n, kind): write_rollouts(place / f"{n}-{kind}.json", shape.vocab_size, kind)
-                    for n, shape in SHAPES.items() for kind in ("spread", "even")}  # fmt: skip
-        loss = equal_losses(place, models["tiny"], rollouts["tiny", "spread"])
-        speed = {
-            f"{name} {kind}": measured(place, models[name], rollouts[name, kind])
-            for name, kind in (("tiny", "spread"), ("tiny", "even"), ("5M", "spread"))
-        }
-        eager = settings_of(place, models["tiny"], rollouts["tiny", "spread"], attention="eager")
-        tried = ask(TRL, eager)["cpu_s"]
-        whole = measured_whole(place, models["tiny"], rollouts["tiny", "spread"])
-    record.write(
-        "one GRPO step against TRL's GRPOTrainer: loss, and trained tokens per CPU-second",
-        "OMP_NUM_THREADS=1 python benchmarks/trl_step.py",
-        {
-            "groups": GROUPS,
-            "completions a group": SIZE,
-            "updates": UPDATES,
-            "row": CONTEXT,
-            "loss": loss,
-            "speed": speed,
-            "trl on tiny spread with eager attention, tokens_per_cpu_s": round(
-                speed["tiny spread"]["trained_tokens"] * len(tried) / sum(tried), 1
-            ),
-            "whole step": whole,
-        },
-        threads=1,
-    )
+        for name in [arguments.only] if arguments.only else PARTS:
+            found[name] = {"commit": record.commit(), **part(name, Path(folder), arguments.rounds)}
+            print(name, found[name], file=sys.stderr)
+            record.write(
+                "one GRPO step against TRL's GRPOTrainer: loss, and trained tokens per CPU-second",
+                "OMP_NUM_THREADS=1 python benchmarks/trl_step.py",
+                {
+                    "groups": GROUPS,
+                    "completions a group": SIZE,
+                    "updates": UPDATES,
+                    "row": CONTEXT,
+                    "measured": {key: found[key] for key in PARTS if key in found},
+                },
+                threads=1,
+            )
+
+
+def part(name: str, place: Path, num_rounds: int) -> dict[str, Any]:
+    """The figures of one of PARTS."""
+    size, kind = name.split() if " " in name else ("tiny", "spread")
+    model = write_model(place / size, SHAPES[size])
+    rollouts = write_rollouts(place / "rollouts.json", SHAPES[size].vocab_size, kind)
+    if name == "loss":
+        return equal_losses(place, model, rollouts)
+    if name == "whole":
+        return measured_whole(place, model, rollouts, num_rounds)
+    return measured(place, model, rollouts, num_rounds)
 
 
 def write_model(folder: Path, shape: MiMoConfig) -> Path:
@@ -146,8 +154,6 @@ def settings_of(place: Path, folder: Path, rollouts: Path, **changes: Any) -> di
 
 def ask(command: list[str], settings: dict[str, Any]) -> dict[str, Any]:
     """What a contestant answers, in a process of its own."""
-    import os
-
     path = Path(settings["out"]).with_suffix(".json")
     path.write_text(json.dumps(settings))
     done = subprocess.run(
@@ -171,11 +177,10 @@ def equal_losses(place: Path, folder: Path, rollouts: Path) -> dict[str, Any]:
     ours, theirs = ask(OURS, {**settings, "work": "losses"}), ask(TRL, settings)
     gaps = [abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True)]
     found = {"openmimo": ours["losses"], "trl": theirs["losses"], "largest difference": max(gaps)}
-    print(found, file=sys.stderr)
     return {**found, "versions": theirs["versions"]}
 
 
-def measured(place: Path, folder: Path, rollouts: Path) -> dict[str, Any]:
+def measured(place: Path, folder: Path, rollouts: Path, num_rounds: int) -> dict[str, Any]:
     """Trained tokens per CPU-second of both, and the ratio paired by round."""
     settings = settings_of(place, folder, rollouts)
     trained = sum(len(c) for row in json.loads(rollouts.read_text()) for c in row["completions"])
@@ -185,7 +190,7 @@ def measured(place: Path, folder: Path, rollouts: Path) -> dict[str, Any]:
         return trained * len(spent) / sum(spent)
 
     rates: dict[str, list[float]] = {"openmimo": [], "trl": []}
-    for number in range(NUM_ROUNDS):
+    for number in range(num_rounds):
         for name, command in list({"openmimo": OURS, "trl": TRL}.items())[:: -1 if number % 2 else 1]:
             rates[name].append(rate(command, "steps"))
     found = {
@@ -193,11 +198,10 @@ def measured(place: Path, folder: Path, rollouts: Path) -> dict[str, Any]:
         "tokens_per_cpu_s": {name: record.spread(values, digits=1) for name, values in rates.items()},
         "openmimo / trl": record.over(rates, "openmimo", "trl"),
     }
-    print(found, file=sys.stderr)
     return found
 
 
-def measured_whole(place: Path, folder: Path, rollouts: Path) -> dict[str, Any]:
+def measured_whole(place: Path, folder: Path, rollouts: Path, num_rounds: int) -> dict[str, Any]:
     """Generated and trained tokens per CPU-second of whole steps, each with its own generation."""
     settings = settings_of(place, folder, rollouts, generate=True, max_completion_length=MOST_GENERATED)
 
@@ -206,7 +210,7 @@ def measured_whole(place: Path, folder: Path, rollouts: Path) -> dict[str, Any]:
         return sum(found["generated_tokens"]) / sum(found["whole_cpu_s"])
 
     rates: dict[str, list[float]] = {"openmimo": [], "trl": []}
-    for number in range(NUM_ROUNDS):
+    for number in range(num_rounds):
         for name, command in list({"openmimo": OURS, "trl": TRL}.items())[:: -1 if number % 2 else 1]:
             rates[name].append(rate(command))
     found = {
@@ -214,7 +218,6 @@ def measured_whole(place: Path, folder: Path, rollouts: Path) -> dict[str, Any]:
         "tokens_per_cpu_s": {name: record.spread(values, digits=1) for name, values in rates.items()},
         "openmimo / trl": record.over(rates, "openmimo", "trl"),
     }
-    print(found, file=sys.stderr)
     return found
 
 

@@ -920,7 +920,8 @@ def _stages(
     check(recipe)
     folder = out or Path("runs") / recipe.name
     if stages[0] != STAGES[0] and not (folder / "run.json").is_file():
-        raise ValueError(f"stage {stages[0]} needs stage data first: openmimo data {name} --out {folder}")
+        own = "; a model of your own is given with --model DIR and --problems FILE" if stages == ("rl",) else ""
+        raise ValueError(f"stage {stages[0]} needs stage data first: openmimo data {name} --out {folder}{own}")
     from openmimo.mesh import join
 
     mesh = join()

@@ -3,7 +3,7 @@
 `openmimo rl one_gpu --model DIR --problems FILE` goes through `train_folder`; the stage `rl` of a run finds its model
 and its problems in the run folder and has its place in `stages.py`.
 
-RUN/data/problems/        train.jsonl and validation.jsonl; counts.json comes last
+RUN/data/problems/        train.jsonl and validation.jsonl; counts.json comes last; with curation curated.jsonl, .json
 RUN/data/before.json      accuracy on the validation problems before the first step
 RUN/data/tokenizer/       tokenizer, template and generation settings that the result gets
 RUN/models/rl/            the result, in the folder's own format and dtypes
@@ -24,9 +24,11 @@ import torch
 
 from openmimo.checkpoint import write_text
 from openmimo.config import missing_file, nearest, with_overrides
+from openmimo.curate.problems import curate
 from openmimo.data.chat import Chat
 from openmimo.data.sft import mixed_language
 from openmimo.engine.engine import EngineConfig
+from openmimo.engine.pool import EnginePool
 from openmimo.engine.process import engines_of
 from openmimo.engine.runner import bytes_per_block
 from openmimo.eval.benchmarks.gsm8k import gsm8k
@@ -43,6 +45,7 @@ from openmimo.model.config import MiMoConfig
 from openmimo.model.hf import load_folder, save_folder
 from openmimo.recipes import Recipe
 from openmimo.report.page import render
+from openmimo.rl.reward import levels
 from openmimo.rl.train import train
 from openmimo.rollout.driver import Timing
 from openmimo.rows import problem_from, read_problems, read_rows, write_rows
@@ -134,6 +137,8 @@ def train_folder(
                 means = {f"validation_{kind}": mean for kind, mean in by_kind.items()}
                 return {"validation": found.mean(), **means}, {"validation_idle": timing.idle_ratio}
 
+            if recipe.rl.curation_samples:
+                trained_on = _curated(folder / "problems", trained_on, recipe, chat, engine, judge, seed)
             if not (folder / "before.json").is_file():
                 write_text(folder / "before.json", json.dumps(accuracy("before")[0]) + "\n")
             state = train(
@@ -161,6 +166,7 @@ def train_folder(
             "tokens": state.tokens,
             "skipped": state.skipped,
             "problems": counts["counts"],
+            **({"curated": _counts_of(folder / "problems")} if recipe.rl.curation_samples else {}),
             "accuracy": {"before": json.loads((folder / "before.json").read_text()), "after": after},
             "memory": {"predicted_bytes": round(memory.total), "moment": memory.moment},
         }
@@ -395,6 +401,36 @@ def _prepare(folder: Path, given: Sequence[str], chat: Chat, recipe: Recipe) -> 
             say(f"rl: {counts[reason]:,} of {counts['in']:,} problems left out: {reason.replace('_', ' ')}")
     write_text(done, json.dumps({"parts": ["train", "validation"], "counts": dict(counts)}) + "\n")
     return json.loads(done.read_text(encoding="utf-8"))
+
+
+def _curated(
+    folder: Path, problems: list[Problem], recipe: Recipe, chat: Chat, engine: EnginePool, judge: JudgePool, seed: int
+) -> list[Problem]:
+    """Problems worth training on, with their tests' levels, by rollouts of the folder's model (MiMo 3.2); once."""
+    kept = folder / "curated.jsonl"
+    if not (folder / "curated.json").is_file():
+        rl = recipe.rl
+        sampled = dataclasses.replace(recipe.eval, max_new_tokens=rl.max_new_tokens, top_p=rl.top_p)
+        judged = evaluate(
+            engine, judge, problems, sampled, chat=chat, seed=seed + 1, temperature=rl.temperature,
+            num_samples=rl.curation_samples, title="curate",
+        )  # fmt: skip
+        found = curate(
+            problems,
+            judged.groups,
+            levels=lambda rates: levels(rates, rl.levels),
+            golden=lambda p: judge.submit(p, f"```{p.language}\n{p.solution}\n```").result(),
+        )
+        if not found.problems:
+            raise ValueError(f"curation leaves none of {len(problems)} problems: {json.dumps(found.counts)}")
+        write_rows(kept, found.problems)
+        write_text(folder / "curated.json", json.dumps(found.counts) + "\n")
+    return read_problems(kept)
+
+
+def _counts_of(folder: Path) -> dict[str, int]:
+    found: dict[str, int] = json.loads((folder / "curated.json").read_text(encoding="utf-8"))
+    return found
 
 
 def _fitting(given: Sequence[str], chat: Chat, recipe: Recipe, counts: Counter[str]) -> Iterator[Problem]:

@@ -89,6 +89,26 @@ def test_any_folder_is_trained_and_comes_out_as_it_went_in(
     assert (out / "report.html").is_file()
 
 
+def test_curation_leaves_out_what_the_model_solves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, out = model_folder(tmp_path / "m"), tmp_path / "run"
+    answers = iter(range(10**6))
+    monkeypatch.setattr(Chat, "decode", lambda self, ids: f"\\boxed{{{next(answers) % 2 or 7}}}")
+    rows = [{"kind": "math", "prompt": f"Say {n}.", "answer": str(1 + n % 2)} for n in range(12)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["rl", "one_gpu", "--model", start, "--problems", tmp_path / "p.jsonl", "--out", out, *QUICK, "--json"]
+    code, printed, err = run(capsys, *words, "--set", "rl.curation_samples=2", "--set", "rl.steps=1")
+    assert code == 0, err
+    found = json.loads(printed)
+    assert found["curated"] == {"in": 11, "kept": 11}, "half of the rollouts are right, or none"
+    monkeypatch.setattr(Chat, "decode", lambda self, ids: "\\boxed{1}")
+    words[words.index(out)] = tmp_path / "other"
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({**row, "answer": "1"}) + "\n" for row in rows))
+    line = mistake(capsys, *words, "--set", "rl.curation_samples=2")
+    assert 'curation leaves none of 11 problems: {"in": 11, "kept": 0, "solved": 11}' in line
+
+
 def test_a_killed_command_goes_on_and_other_arguments_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
