@@ -560,14 +560,16 @@ KERNELS(avx2, __attribute__((target("avx2,fma"))), f8, 8, 2)
 #endif
 KERNELS(plain, , f4, 4, 4)
 
-static struct {
+typedef struct {
     const char *name;
     void (*product)(const Product *);
     void (*attend)(const Attention *);
     void (*norm)(const float *, const float *, float *, int64_t, int64_t, int64_t, float);
     void (*gate)(const float *, float *, int64_t, int64_t);
     void (*draw)(const Draw *);
-} best;
+} Best;
+
+static Best best;
 
 #define ADDRESS(x) ((void *)(uintptr_t)(x))
 
@@ -749,6 +751,7 @@ static PyObject *py_use(PyObject *self, PyObject *args) {
     const char *name = "";
     if (!PyArg_ParseTuple(args, "|s", &name)) return NULL;
     int known = !*name || !strcmp(name, "plain");
+    const Best before = best;
     USE(plain);
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -762,7 +765,10 @@ static PyObject *py_use(PyObject *self, PyObject *args) {
         known = 1;
     }
 #endif
-    if (!known) return PyErr_Format(PyExc_ValueError, "this machine has no %s", name);
+    if (!known) {
+        best = before;
+        return PyErr_Format(PyExc_ValueError, "this machine has no %s", name);
+    }
     return PyUnicode_FromString(best.name);
 }
 

@@ -159,12 +159,14 @@ INLINE f16 load_some16(const void *in, int bfloat16, int64_t at, int64_t count, 
 #pragma GCC pop_options
 #endif
 
-static struct {
+typedef struct {
     const char *name;
     void (*forward)(const Attention *, int64_t, int64_t, float *);
     void (*backward)(const Attention *, int64_t, int64_t, float *);
     void (*cross_entropy)(const CrossEntropy *, int64_t);
-} best;
+} Best;
+
+static Best best;
 
 #define ADDRESS(x) ((void *)(uintptr_t)(x))
 
@@ -230,6 +232,7 @@ static PyObject *py_use(PyObject *self, PyObject *args) {
     const char *name = "";
     if (!PyArg_ParseTuple(args, "|s", &name)) return NULL;
     int known = !*name || !strcmp(name, "plain");
+    const Best before = best;
     USE(plain);
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -243,7 +246,10 @@ static PyObject *py_use(PyObject *self, PyObject *args) {
         known = 1;
     }
 #endif
-    if (!known) return PyErr_Format(PyExc_ValueError, "this machine has no %s", name);
+    if (!known) {
+        best = before;
+        return PyErr_Format(PyExc_ValueError, "this machine has no %s", name);
+    }
     return PyUnicode_FromString(best.name);
 }
 

@@ -128,6 +128,10 @@ def test_cross_entropy_and_its_gradient_equal_pytorchs(instructions: str, vocabu
     assert torch.equal(_cross_entropy(kept, targets, weights, False)[0], found[0]) and torch.equal(kept, logits)
 
 
-def test_an_unknown_instruction_set_is_refused() -> None:
+def test_an_unknown_instruction_set_is_refused_and_changes_nothing() -> None:
+    logits, targets, weights = torch.randn(9, 1003), torch.zeros(9, dtype=torch.long), torch.ones(9)
+    before = _cross_entropy(logits.clone(), targets, weights, True)
     with pytest.raises(ValueError, match="no avx1024"):
         _kernels.use("avx1024")
+    after = _cross_entropy(logits.clone(), targets, weights, True)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
