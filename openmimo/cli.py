@@ -725,7 +725,7 @@ def plan(
     if model is not None:
         if (gpus or 1, mfu, price, at, context_parallel, tensor_parallel) != (1, None, None, None, 1, 1):
             raise ValueError("--model plans RL on one device: --gpu KIND is all that goes with it")
-        from openmimo.rl_folder import plan_folder, show_plan
+        from openmimo.rl_memory import plan_folder, show_plan
 
         own = with_overrides(load(recipe), set or [])
         check(own)

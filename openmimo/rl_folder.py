@@ -16,49 +16,35 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from openmimo.checkpoint import write_text
-from openmimo.config import missing_file, nearest, with_overrides
 from openmimo.curate.problems import curate
 from openmimo.data.chat import Chat
 from openmimo.data.sft import mixed_language
-from openmimo.engine.engine import EngineConfig
 from openmimo.engine.pool import EnginePool
 from openmimo.engine.process import engines_of
-from openmimo.engine.runner import bytes_per_block
-from openmimo.eval.benchmarks.gsm8k import gsm8k
-from openmimo.eval.benchmarks.math import math
 from openmimo.eval.run import Evaluation, evaluate
-from openmimo.hardware import GPUS
-from openmimo.judge.code import check_problem
 from openmimo.judge.pool import JudgePool
-from openmimo.judge.problem_file import problem_from_json
 from openmimo.log import read_metrics, say
-from openmimo.memory import Colocated, Layout, Memory, rl_memory_of
 from openmimo.mesh import Mesh
-from openmimo.model.config import MiMoConfig
 from openmimo.model.hf import load_folder, save_folder
+from openmimo.own_problems import path_of, read_own_problems
 from openmimo.recipes import Recipe
 from openmimo.report.page import render
 from openmimo.rl.reward import levels
 from openmimo.rl.train import train
+from openmimo.rl_memory import check_memory, fitted, free_bytes, memory_needed
 from openmimo.rollout.driver import Timing
-from openmimo.rows import problem_from, read_problems, read_rows, write_rows
+from openmimo.rows import read_problems, write_rows
 from openmimo.run import Run
-from openmimo.sft import digest, open_start, save_like, write_companions
-from openmimo.train.compute import ComputeConfig
+from openmimo.sft import digest, save_like, write_companions
 from openmimo.types import Problem
 
-PRESETS = {
-    "gsm8k": gsm8k,
-    "math": lambda path: math(path, name=f"math/{path.name.partition('.')[0]}", unanswered=True),
-}
-"""Public files in their own format: `--problems gsm8k:FILE`."""
 HELD_OUT_EVERY = 20
 """One prompt in so many is kept out of the training, to validate on."""
 MOST_HELD_OUT = 200
@@ -175,191 +161,6 @@ def train_folder(
         return result
 
 
-def plan_folder(recipe: Recipe, model: Path, gpu: str | None = None) -> dict[str, Any]:
-    """Plain JSON: the memory of RL on a folder, by part, before it runs; on a kind of `hardware.GPUS`, or a CPU.
-
-    Raises:
-        ValueError: for a folder that cannot be trained, or an unknown GPU.
-    """
-    if gpu is not None and gpu not in GPUS:
-        raise ValueError(f"unknown GPU {gpu!r}; the nearest is {nearest(gpu, GPUS)!r} of {', '.join(GPUS)}")
-    device = "cpu" if gpu is None else "cuda"
-    recipe, _, shape = fitted(recipe, model, device)
-    memory = memory_needed(shape, recipe, device)
-    room = free_bytes(device) if gpu is None else GPUS[gpu].memory_bytes
-    trunk, mtp = shape.num_parameters()
-    fits = memory.total <= room
-    return {
-        "model": str(model),
-        "parameters": {"trunk": trunk, "mtp": mtp},
-        "device": gpu or "cpu",
-        "dtype": recipe.rl.compute.dtype,
-        "moment": memory.moment,
-        "parts": {part: round(size) for part, size in memory.parts.items() if size},
-        "total_bytes": round(memory.total),
-        "capacity_bytes": round(room),
-        "fits": fits,
-        **({} if fits else {"instead": _what_fits(shape, recipe, device, room)}),
-    }
-
-
-def show_plan(plan: dict[str, Any]) -> None:
-    """`plan_folder` for a person."""
-    counts = plan["parameters"]
-    print(f"{plan['model']}: {counts['trunk']:,} parameters trained, {counts['mtp']:,} of MTP layers that stay")
-    for part, size in plan["parts"].items():
-        print(f"{part:<12}{size / 1e9:>10.3f} GB")
-    print(
-        f"{'total':<12}{plan['total_bytes'] / 1e9:>10.3f} GB of {plan['capacity_bytes'] / 1e9:.4g} ({plan['moment']})"
-    )
-    if not plan["fits"]:
-        print(f"does not fit; {plan['instead']}")
-
-
-def fitted(recipe: Recipe, model: Path, device: str) -> tuple[Recipe, Chat, MiMoConfig]:
-    """The recipe as this folder and this machine need it, the folder's chat format and its shape.
-
-    Without a GPU everything is computed in float32. The engine's longest sequence is a row, and its cache no larger
-    than its batch of longest sequences needs.
-
-    Raises:
-        ValueError: for a folder that cannot be trained.
-    """
-    rl = recipe.rl
-    chat, shape = open_start(model, rl.context, key="rl.context")
-    if not 0 < rl.max_new_tokens < rl.context:
-        raise ValueError(
-            f"rl.max_new_tokens={rl.max_new_tokens} leaves no room for a prompt in a row of rl.context={rl.context}"
-        )
-    if device == "cpu" and rl.compute != ComputeConfig():
-        say("rl: no GPU here: computing in float32 on the CPU, nothing offloaded or recomputed")
-        optim = dataclasses.replace(rl.optim, offload=False)
-        rl = dataclasses.replace(rl, compute=ComputeConfig(), optim=optim)
-    engine = dataclasses.replace(
-        recipe.engine,
-        max_model_len=rl.context,
-        num_token_ids=min(chat.tokenizer.get_vocab_size(), shape.vocab_size),
-    )
-    return dataclasses.replace(recipe, rl=rl, engine=engine), chat, shape
-
-
-def memory_needed(shape: MiMoConfig, recipe: Recipe, device: str) -> Memory:
-    """The largest moment of a step of this recipe on this device."""
-    rl, engine = recipe.rl, recipe.engine
-    # Without micro_rows a mini-batch goes through at once: at worst every response has a row of its own.
-    rows = rl.micro_rows or rl.minibatch_groups * rl.num_rollouts
-    layout = Layout(
-        rows,
-        rl.context,
-        dtype=rl.compute.dtype,
-        recompute=rl.compute.recompute,
-        optimizer=rl.optim.kind,
-        device="cuda" if device.startswith("cuda") else "cpu",
-    )
-    return rl_memory_of(
-        shape,
-        layout,
-        Colocated(cache_bytes_of(shape, engine, rl.compute.dtype), engine.max_batch_size, rl.optim.offload),
-    )
-
-
-def cache_bytes_of(shape: MiMoConfig, engine: EngineConfig, dtype: str) -> int:
-    """Keys and values that the engine takes memory for."""
-    block = bytes_per_block(shape, engine.block_size, engine.num_draft_layers, getattr(torch, dtype))
-    longest = -(-engine.max_model_len // engine.block_size)
-    return block * (engine.num_blocks or min(engine.cache_bytes // block, engine.max_batch_size * longest))
-
-
-def free_bytes(device: str) -> float:
-    """Memory that a run may take on the device now."""
-    if device.startswith("cuda"):
-        return float(torch.cuda.mem_get_info(device)[0])
-    for line in Path("/proc/meminfo").read_text().split("\n"):
-        if line.startswith("MemAvailable:"):
-            return 1024.0 * int(line.split()[1])
-    return float("inf")
-
-
-def check_memory(memory: Memory, room: float, shape: MiMoConfig, recipe: Recipe, device: str) -> None:
-    """Refuse a run that does not fit, before anything is loaded.
-
-    Raises:
-        ValueError: with what it needs, by part, and the first settings that would fit.
-    """
-    if memory.total <= room:
-        return
-    parts = sorted(((size, part) for part, size in memory.parts.items() if size >= 0.01 * memory.total), reverse=True)
-    needs = ", ".join(f"{part} {size / 1e9:.3g}" for size, part in parts)
-    where = "this GPU" if device.startswith("cuda") else "this machine"
-    raise ValueError(
-        f"RL on this folder needs {memory.total / 1e9:.4g} GB ({needs}) and {where} has {room / 1e9:.4g} GB free; "
-        f"{_what_fits(shape, recipe, device, room)}"
-    )
-
-
-def _what_fits(shape: MiMoConfig, recipe: Recipe, device: str, room: float) -> str:
-    """Settings, one more at a time, until it fits."""
-    given: list[str] = []
-    needed = memory_needed(shape, recipe, device).total
-    on_gpu = ("rl.compute.dtype=bfloat16", "rl.compute.recompute=full", "rl.optim.offload=true")
-    for setting in ("rl.micro_rows=1", *(on_gpu if device != "cpu" else ()), "engine.cache_bytes=1e9"):
-        changed = with_overrides(recipe, [setting])
-        if changed == recipe:
-            continue
-        recipe, given = changed, [*given, f"--set {setting}"]
-        needed = memory_needed(shape, recipe, device).total
-        if needed <= room:
-            return f"{' '.join(given)} needs {needed / 1e9:.4g} GB"
-    return (
-        f"even with {' '.join(given) or 'all of that'} it needs {needed / 1e9:.4g} GB: take a smaller model, or a "
-        "shorter rl.context"
-    )
-
-
-def path_of(given: str) -> Path:
-    """The file of FILE or PRESET:FILE.
-
-    Raises:
-        ValueError: if it is not there, or a folder.
-    """
-    preset, colon, rest = given.partition(":")
-    path = Path(rest) if colon and preset in PRESETS else Path(given)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, expected a file of problems")
-    if not path.is_file():
-        if colon and not Path(given).parent.is_dir():
-            raise ValueError(f"--problems {given}: {preset!r} is no preset; {', '.join(PRESETS)} are")
-        raise missing_file(path)
-    return path
-
-
-def read_own_problems(given: str) -> list[Problem]:
-    """Problems of FILE or PRESET:FILE.
-
-    A file is JSONL, gzipped or not, a row a problem: as the judge takes it (`judge.problem_file`), or as a run writes
-    it (`types.Problem`). Without an id it is FILE/NUMBER.
-
-    Raises:
-        ValueError: for a row that is no problem with a prompt, naming file and row.
-    """
-    path = path_of(given)
-    preset = given.partition(":")[0]
-    if not Path(given).is_file() and preset in PRESETS:
-        return PRESETS[preset](path)
-    found = []
-    for number, row in enumerate(read_rows(path), 1):
-        where = f"{path}, row {number}"
-        problem = problem_from(row, where) if _is_ours(row) else problem_from_json(row, where)
-        if not problem.prompt.strip():
-            raise ValueError(f"{where} has no prompt: the problem as the model is asked it")
-        if problem.kind == "math" and not problem.answer.strip():
-            raise ValueError(f"{where}: answer must not be empty")
-        if problem.kind == "code":
-            check_problem(problem)
-        found.append(problem if problem.id else dataclasses.replace(problem, id=f"{path.stem}/{number}"))
-    return found
-
-
 def show_trained(found: dict[str, Any]) -> None:
     """What `rl --model` did, in a few lines."""
     print(f"{found['folder']}: {found['steps']} steps, {found['updates']} updates")
@@ -377,14 +178,6 @@ def show_trained(found: dict[str, Any]) -> None:
     for kind, before in accuracy["before"].items():
         after = accuracy["after"].get(kind, 0.0)
         print(f"{kind}: {100 * before:.1f} % of those held out before, {100 * after:.1f} % after")
-
-
-def _is_ours(row: Mapping[str, Any]) -> bool:
-    """Whether a row is a `types.Problem` as a run writes it, rather than the judge's own form."""
-    tests = row.get("tests")
-    first = tests[0] if isinstance(tests, list) and tests else {}
-    ours = {"family", "solution", "special_judge", "tolerance"} & set(row)
-    return bool(ours) or (isinstance(first, Mapping) and {"input", "expected"} <= set(first))
 
 
 def _prepare(folder: Path, given: Sequence[str], chat: Chat, recipe: Recipe) -> dict[str, Any]:

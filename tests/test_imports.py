@@ -12,7 +12,7 @@ ROOMS = ("data", "model", "judge", "train", "engine", "rollout", "curate", "rl",
 FLOOR = {"types", "config", "log", "mesh", "checkpoint", "run", "rows", "hardware", "stop"}
 TOP = {
     "cli", "stages", "recipes", "plan", "cluster", "memory", "talk", "draft", "sft", "rl_folder", "doctor", "runs",
-    "rollout_sim",
+    "rl_memory", "own_problems", "rollout_sim",
     "__main__",
 }  # fmt: skip
 

@@ -19,8 +19,9 @@ from openmimo.memory import Colocated, Layout, rl_memory_of
 from openmimo.model.config import MiMoConfig
 from openmimo.model.folder import inspect_folder
 from openmimo.model.hf import load_folder
+from openmimo.own_problems import read_own_problems
 from openmimo.recipes.one_gpu import one_gpu
-from openmimo.rl_folder import check_memory, memory_needed, read_own_problems
+from openmimo.rl_memory import check_memory, memory_needed
 from openmimo.rows import write_rows
 from openmimo.types import Problem, UnitTest
 
