@@ -41,12 +41,12 @@ from openmimo.train.sft import finetune
 from openmimo.types import Group
 
 RECIPE = tiny()
-AT = RECIPE.eval.temperature
+AT, THREADS = RECIPE.eval.temperature, 1
 
 
 def main() -> None:
     runs = [Path(word) for word in sys.argv[1:] if not word.endswith(".json")]
-    torch.set_num_threads(RECIPE.threads)
+    torch.set_num_threads(THREADS)
     found = {str(json.loads((run / "run.json").read_text())["seed"]): of_run(run) for run in runs}
     pooled = {
         name: pair(
@@ -65,7 +65,7 @@ def main() -> None:
         "RL over SFT, over SFT at its best temperature and over SFT continued on its own accepted samples",
         "python benchmarks/rl_gain.py RUN ...",
         {"unit": "fractions of 1", "temperature": AT, "all runs": pooled, "by seed": found},
-        threads=RECIPE.threads,
+        threads=THREADS,
     )
 
 
