@@ -1,6 +1,6 @@
 """Claim: the same RL steps take less time under the Seamless Rollout Engine than under naive dynamic sampling.
 
-    python benchmarks/rollout_real.py RUN [benchmarks/results/rollout_real.json]
+    python benchmarks/rollout_real.py RUN [benchmarks/results/rollout_real.json] [--rounds 3] [--brief]
 
 RUN is a finished run of `tiny`: its SFT model and its curated problems. Real engine, real judge, real updates on two
 cores; STEPS steps of every method from the same weights and seed, in turn. Every method ends with the same weights,
@@ -12,12 +12,14 @@ have the same engines, workers and threads. They differ by one thing each from t
 paper's engine (continuous, asynchronous rewards, early termination), then come predictive launch, longest first, and
 streamed updates, which together are ours.
 
-`with latencies` repeats the first and the last with what a GPU and a busy judge take: every engine step STEP_S longer,
-however many requests it advances, and every verdict a log-normal time longer in LANES lanes. Nothing else sleeps.
+`--brief` leaves out the methods between the paper's and ours. `with latencies` repeats naive, the paper's and ours with
+what a GPU and a busy judge take: every engine step STEP_S longer, however many requests it advances, and every verdict
+a log-normal time longer in LANES lanes. Nothing else sleeps.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import random
@@ -49,7 +51,7 @@ from openmimo.rollout.replay import read_trace, replay
 from openmimo.rows import read_problems
 from openmimo.types import Problem, Request, Rollout, Verdict
 
-STEPS, NUM_ROUNDS, THREADS, WORKERS, ENGINES, SLOTS = 6, 3, 2, 2, 2, 512
+STEPS, NUM_ROUNDS, THREADS, WORKERS, ENGINES, SLOTS = 5, 3, 2, 2, 2, 512
 STEP_S, VERDICT_MEDIAN_S, VERDICT_SIGMA, LANES = 0.02, 0.05, 0.75, 8
 RECIPE = tiny()
 BASE = replace(RECIPE.rl, steps=STEPS, validate_every=0, checkpoint_every=STEPS, show_every=0, max_active_groups=64)
@@ -135,10 +137,17 @@ class SlowJudge:
 
 
 def main() -> None:
-    run = Path(sys.argv[1])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("result", nargs="?", type=Path)
+    parser.add_argument("--rounds", type=int, default=NUM_ROUNDS)
+    parser.add_argument("--brief", action="store_true")
+    arguments = parser.parse_args()
+    run, num_rounds = arguments.run, arguments.rounds
     torch.set_num_threads(THREADS)
-    plain = measured(run, METHODS, slow=False)
-    slow = measured(run, {name: METHODS[name] for name in ("naive", "seamless", OURS)}, slow=True)
+    ends = {name: METHODS[name] for name in ("naive", "seamless", OURS)}
+    plain = measured(run, ends if arguments.brief else METHODS, num_rounds, slow=False)
+    slow = measured(run, ends, num_rounds, slow=True)
     record.write(
         "RL steps under the Seamless Rollout Engine against naive dynamic sampling, same batches, two cores",
         "python benchmarks/rollout_real.py RUN",
@@ -156,7 +165,7 @@ def main() -> None:
     )
 
 
-def measured(run: Path, methods: dict[str, RLConfig], *, slow: bool) -> dict[str, Any]:
+def measured(run: Path, methods: dict[str, RLConfig], num_rounds: int, *, slow: bool) -> dict[str, Any]:
     """Seconds of every method, their ratios to naive, paired by round; what they were made of; and that all agree."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
     works: dict[str, Callable[[], float]] = {}
@@ -168,7 +177,7 @@ def measured(run: Path, methods: dict[str, RLConfig], *, slow: bool) -> dict[str
             return float(found[name][-1]["wall_s"])
 
         works[name] = work
-    seconds = record.interleaved(works, NUM_ROUNDS)
+    seconds = record.interleaved(works, num_rounds)
     digests = {row["weights"] for rows in found.values() for row in rows}
     last = {name: rows[-1] for name, rows in found.items()}
     return {

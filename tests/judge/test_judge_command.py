@@ -225,6 +225,7 @@ def batch_process(folder):
     return subprocess.Popen(
         [sys.executable, "-m", "openmimo", "judge", "--batch", "b.jsonl", "--json", "--workers", "2"],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores interrupts
     )  # fmt: skip
 
 
