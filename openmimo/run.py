@@ -23,14 +23,14 @@ from openmimo.log import say
 
 FREE = (
     "threads checkpoint_every keep_last keep_every validate_every micro_rows chunk_tokens compile recompute shard "
-    "sigmas window least patience num_engines stream_updates show_every num_shown no_groups_steps not_finite_updates "
-    "collapsed_steps"
+    "guard.sigmas guard.window guard.least guard.patience num_engines stream_updates show_every num_shown "
+    "no_groups_steps not_finite_updates collapsed_steps"
 ).split()
-"""Settings, by their last name, that say how a run is computed, kept and watched, not what is learnt from what: they
-may differ when it goes on. Only last bits can change by them, and which spikes are left out."""
+"""Settings, by the end of their name, that say how a run is computed, kept and watched, not what is learnt from what:
+they may differ when it goes on. Only last bits can change by them, and which spikes are left out."""
 
 STEERED = "learning_rate warmup_steps clip mtp_weight".split()
-"""Settings that someone may want to change in the middle, and that nobody should change unawares."""
+"""Settings, likewise, that someone may want to change in the middle, and that nobody should change unawares."""
 
 
 class RunRefused(ValueError):
@@ -102,18 +102,22 @@ class Run:
             changed = differences(theirs, mine)
             if not changed:
                 return
-            names = {line.split(":")[0].rsplit(".", 1)[-1] for line in changed}
+            bound = [key for line in changed if not _ends_in(key := line.split(":")[0], FREE)]
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             short = f"{'; '.join(changed[:3])}{more}"
-            if names - set(FREE) - set(STEERED):
+            if not all(_ends_in(key, STEERED) for key in bound):
                 raise RunRefused(f"{self.folder} holds another run ({short}); choose another --out")
-            if names - set(FREE) and not self.accept_changes:
+            if bound and not self.accept_changes:
                 raise RunRefused(
                     f"{self.folder} began otherwise ({short}); choose another --out, or go on so with --accept-changes"
                 )
             say(f"{self.folder} goes on with {short}")
             mine["changes"] = [*earlier, {"stages_done": list(self.state()), "changed": changed}]
         write_text(path, json.dumps(mine, indent=2) + "\n")
+
+
+def _ends_in(key: str, names: list[str]) -> bool:
+    return any(key.endswith(f".{name}") for name in names)
 
 
 def _read(path: Path) -> dict[str, Any]:

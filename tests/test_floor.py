@@ -66,7 +66,7 @@ def test_another_recipe_seed_or_value_is_refused_by_name(
 
 
 def test_a_run_goes_on_with_other_ways_of_computing_and_with_another_rate_if_told_to(tmp_path: Path) -> None:
-    begun = {"pretrain": {"micro_rows": 8, "learning_rate": 0.1, "stages": [1]}}
+    begun = {"pretrain": {"micro_rows": 8, "learning_rate": 0.1, "stages": [1]}, "rl": {"budget": {"window": 4}}}
     with Run(tmp_path, "a", 0, begun):
         pass
     begun["pretrain"]["micro_rows"] = 2
@@ -85,6 +85,10 @@ def test_a_run_goes_on_with_other_ways_of_computing_and_with_another_rate_if_tol
         ["config.pretrain.micro_rows: 8 -> 2"],
         ["config.pretrain.learning_rate: 0.1 -> 0.05"],
     ]
+    begun["rl"]["budget"]["window"] = 5  # not the guard's
+    with pytest.raises(RunRefused, match="choose another --out"), Run(tmp_path, "a", 0, begun, accept_changes=True):
+        pass
+    begun["rl"]["budget"]["window"] = 4
     begun["pretrain"]["stages"] = [2]
     with pytest.raises(RunRefused, match="choose another --out"), Run(tmp_path, "a", 0, begun, accept_changes=True):
         pass

@@ -25,7 +25,7 @@ from openmimo.rl_memory import check_memory, memory_needed
 from openmimo.rows import write_rows
 from openmimo.types import Problem, UnitTest
 
-DATA = Path("/work/shared/data")
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SMALL = (
     "rl.steps=2", "rl.batch_groups=2", "rl.num_rollouts=4", "rl.minibatch_groups=1", "rl.max_new_tokens=8",
     "rl.context=64", "rl.learning_rate=1e-3", "rl.max_active_groups=4", "rl.max_launch_factor=3",
@@ -162,7 +162,7 @@ def test_math_is_read_from_an_array_too(tmp_path: Path) -> None:
     assert (problem.id, problem.answer) == ("math/train/0", "3") and problem.prompt.startswith("Say 3.")
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs the public files")
+@pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not there")
 def test_the_presets_read_the_real_files() -> None:
     counts = {
         f"gsm8k:{DATA}/gsm8k/train.jsonl": 7473,
