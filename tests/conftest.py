@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,8 +12,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-MOST_SKIPPED = 6 if SHARED.is_dir() else 20
-"""Tests that may be skipped where an extra or the shared data is missing; more is a failure."""
+MOST_SKIPPED = 6 + (0 if SHARED.is_dir() else 14) + (0 if shutil.which("chromium") else 10)
+"""Tests that may be skipped where an extra, the shared data or a browser is missing; more is a failure."""
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
