@@ -281,21 +281,26 @@ RL_PARTS = (*PARTS, "engine", "cache")
 
 @dataclass(frozen=True)
 class Colocated:
-    """What shares the device with the trainer in RL (MiMo 3.3, 3.4): an engine with weights of its own."""
+    """What shares the device with the trainer in RL (MiMo 3.3, 3.4): engines with weights of their own."""
 
     cache_bytes: float
-    """Of its keys and values."""
+    """Of an engine's keys and values."""
     batch_size: int
-    """Sequences decoded together."""
+    """Sequences decoded together, an engine."""
     offload: bool = False
     """As in `OptimConfig`: the optimizer's state rests in main memory."""
+    processes: int = 0
+    """Engines in processes of their own; 0: one in the trainer's."""
+    streams: bool = False
+    """Updates begin while engines generate, with old log-probabilities from a frozen copy (decision 0043)."""
 
 
 def rl_memory_of(model: MiMoConfig, layout: Layout, beside: Colocated) -> Memory:
     """The largest moment of an RL step on one device: one of the training step's, or `generate`.
 
     Follows `rl.train.update` with `train.loss.chunked_logprobs`, MTP layers frozen, and `engine.Engine`, whose cache
-    stays while the trainer works. `layout.mtp` has no meaning here.
+    stays while the trainer works, with `engine.pool`'s copy of the weights in main memory. `layout.mtp` has no meaning
+    here.
     """
     trained = replace(layout, mtp=False)
     frozen = model.num_parameters()[1]
@@ -304,6 +309,12 @@ def rl_memory_of(model: MiMoConfig, layout: Layout, beside: Colocated) -> Memory
     engine = size * float(every)
     if layout.device == "cpu" and layout.dtype == "float32":
         engine += 4 * (every - (0 if model.tie_word_embeddings else table))  # its kernels pack what they multiply with
+    engines = max(1, beside.processes)
+    engine *= engines
+    if layout.device == "cpu":  # the pool's copy for engines that are replaced; what processes share with the trainer
+        engine += 4.0 * every * (1 + beside.processes)
+    # Logits, sorted for top-p, and what is made of them.
+    sampled = 16.0 * engines * beside.batch_size * model.vocab_size
     slots = layout.rows * layout.context
     chunk = min(slots, layout.chunk_tokens or chunk_of(model.vocab_size, layout.device)) * model.vocab_size
     # Logits, a copy that becomes their slopes, and a product of both; going back, the head's share of a chunk.
@@ -312,12 +323,14 @@ def rl_memory_of(model: MiMoConfig, layout: Layout, beside: Colocated) -> Memory
     for memory in moments(model, trained):
         parts = {**memory.parts, "reserve": 0.0}
         parts["weights"] += 4 * frozen
-        parts["copies"] += 2 * frozen * (size == 2)
+        parts["copies"] += 2 * frozen * (size == 2) + size * every * beside.streams
         if beside.offload:
             parts["optimizer"] = 8 * table if memory.moment == "update" else 0.0
         if memory.moment == "loss":
             parts["logits"] = logits
-        found.append((memory.moment, {**parts, "engine": engine, "cache": beside.cache_bytes}))
+        if beside.streams:
+            parts["logits"] += sampled
+        found.append((memory.moment, {**parts, "engine": engine, "cache": engines * beside.cache_bytes}))
     resting = found[0][1]
     found.append(
         (
@@ -325,8 +338,7 @@ def rl_memory_of(model: MiMoConfig, layout: Layout, beside: Colocated) -> Memory
             {
                 **resting,
                 **dict.fromkeys(("gradients", "activations", "attention", "logits"), 0.0),
-                # Logits, sorted for top-p, and what is made of them.
-                "logits": 16.0 * beside.batch_size * model.vocab_size,
+                "logits": sampled,
             },
         )
     )

@@ -105,7 +105,13 @@ def memory_needed(shape: MiMoConfig, recipe: Recipe, device: str) -> Memory:
     return rl_memory_of(
         shape,
         layout,
-        Colocated(cache_bytes_of(shape, engine, rl.compute.dtype), engine.max_batch_size, rl.optim.offload),
+        Colocated(
+            cache_bytes_of(shape, engine, rl.compute.dtype),
+            engine.max_batch_size,
+            rl.optim.offload,
+            rl.num_engines,
+            rl.stream_updates,
+        ),
     )
 
 

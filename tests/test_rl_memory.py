@@ -8,12 +8,13 @@ import torch
 from plan_memory import held, most_allocated
 
 from openmimo.engine.engine import Engine, EngineConfig
+from openmimo.engine.pool import EnginePool
 from openmimo.memory import Colocated, Layout, rl_memory_of
 from openmimo.model.config import MiMoConfig
 from openmimo.model.mimo import MiMo
 from openmimo.rl.loss import policy_loss
 from openmimo.rl.train import freeze_mtp
-from openmimo.train.compute import ComputeConfig, Worker
+from openmimo.train.compute import ComputeConfig, Worker, copy_of
 from openmimo.train.optim import OptimConfig, Optimizer
 from openmimo.train.step import TrainState, train_step
 from openmimo.types import Batch
@@ -64,5 +65,21 @@ def test_predicted_memory_is_what_an_updates_tensors_take(name: str) -> None:
 def test_the_engines_share_is_its_weights_and_its_cache() -> None:
     config = EngineConfig(max_batch_size=4, max_model_len=64)
     engine = Engine(MiMo(MODEL).init_weights(torch.Generator().manual_seed(0)).to(torch.bfloat16), config)
-    memory = rl_memory_of(MODEL, Layout(1, 64, "bfloat16"), Colocated(0, 4))
+    memory = rl_memory_of(MODEL, Layout(1, 64, "bfloat16", device="cuda"), Colocated(0, 4))
     assert memory.parts["engine"] == sum(p.nbytes for p in engine.model.parameters())
+
+
+def test_copies_of_the_weights_are_counted_where_they_are_made() -> None:
+    """The pool keeps one for engines that are replaced, each process shares one, and streaming has a frozen model."""
+    count, layout = sum(MODEL.num_parameters()), Layout(1, 64, "bfloat16")
+    one = rl_memory_of(MODEL, layout, Colocated(100, 4))
+    assert one.parts["engine"] == 2 * count + 4 * count
+    pool = EnginePool([Engine(MiMo(MODEL), EngineConfig(max_batch_size=4, max_model_len=64))], build=Engine)  # type: ignore[arg-type]
+    pool.update_weights(MiMo(MODEL).state_dict(), 1)
+    assert sum(t.nbytes for t in pool._weights.values()) == 4 * count
+    two = rl_memory_of(MODEL, layout, Colocated(100, 4, processes=2))
+    assert two.parts["engine"] == 2 * 2 * count + 4 * count * 3 and two.parts["cache"] == 200
+    streamed = rl_memory_of(MODEL, layout, Colocated(100, 4, streams=True))
+    assert streamed.parts["copies"] - one.parts["copies"] == sum(
+        p.nbytes for p in copy_of(MiMo(MODEL), torch.bfloat16).parameters()
+    )
