@@ -55,6 +55,14 @@ class TrainableEngine(Engine, Protocol):
     def update_weights(self, state_dict: dict[str, torch.Tensor], version: int) -> None: ...
 
 
+class Lasting(Protocol):
+    """What a checkpoint keeps of a run's course."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 Decides = Callable[[RLConfig, History, Draws], Seamless]
 
 Validate = Callable[[int], tuple[dict[str, float], dict[str, float]]]
@@ -107,16 +115,20 @@ def train(
         history.seed_with(problem_id, pass_rate, config.num_rollouts, tokens)
     stops = Stops(config.no_groups_steps, config.not_finite_updates, config.least_entropy, config.collapsed_steps)
     best = Best(out, save_model)
+    lasting: dict[str, Lasting] = {
+        "train": state,
+        "pool": pool,
+        "budget": budget,
+        "history": history,
+        "stops": stops,
+        "best": best,
+    }
     done = 0
     saved = checkpoint.latest(checkpoints, tell=say)
     if saved:
         done = saved["iterations"]
-        state.load_state_dict(saved["train"])
-        pool.load_state_dict(saved["pool"])
-        budget.load_state_dict(saved["budget"])
-        history.load_state(saved["history"])
-        stops.load_state_dict(saved["stops"])
-        best.load_state_dict(saved["best"])
+        for name, part in lasting.items():
+            part.load_state_dict(saved[name])
     rollouts = out / "rollouts"
     resumable = {done}  # steps at which a resume may begin
     keep_steps(rollouts, resumable)
@@ -194,18 +206,7 @@ def train(
                 shown = spread(batch.prefix, config.num_shown)
                 write_rows(out / "samples" / f"rl-{step:06d}.jsonl", (_shown(group, chat) for group in shown))
             if not batch.num_known:
-                trace.append(
-                    rollouts / "trace.jsonl",
-                    step,
-                    batch.spans,
-                    batch_groups=config.batch_groups,
-                    num_rollouts=config.num_rollouts,
-                    policy=type(policy).__name__,
-                    wall_s=laps.laps["rollout_s"],
-                    train_s=laps.laps["train_s"],
-                    slots=slots or batch.timing.peak_requests,
-                    rate=batch.rate,
-                )
+                _append_trace(rollouts / "trace.jsonl", step, batch, config, type(policy).__name__, laps.laps, slots)
             log.step(step, tokens=state.tokens, timing=timing, **metrics)
             table.step(step, {**metrics, **timing})
             stops.watch(
@@ -219,18 +220,8 @@ def train(
             if ends or stopping or (step + 1) % config.checkpoint_every == 0:
                 started = time.perf_counter()
                 log.sync()
-                writer.save(
-                    step + 1,
-                    {
-                        "train": state.state_dict(),
-                        "pool": pool.state_dict(),
-                        "budget": budget.state_dict(),
-                        "history": history.state(),
-                        "stops": stops.state_dict(),
-                        "best": best.state_dict(),
-                        "iterations": step + 1,
-                    },
-                )
+                states = {name: part.state_dict() for name, part in lasting.items()}
+                writer.save(step + 1, {**states, "iterations": step + 1})
                 best.sweep()
                 resumable = {max(resumable), step + 1}  # the one before is on disk; this one is being written
                 checkpoint_s = time.perf_counter() - started
@@ -322,6 +313,24 @@ def _keep(journal: Journal, signal: StopSignal, step: int, saved: bool, group: G
     journal.add(group)
     if signal.asked and saved:
         raise Stopped(f"rl stopped by SIGTERM in step {step + 1:,}; its judged groups are kept, all before it is saved")
+
+
+def _append_trace(
+    path: Path, step: int, batch: BatchResult, config: RLConfig, policy: str, laps: dict[str, float], slots: int
+) -> None:
+    """What the simulator needs to play the step again."""
+    trace.append(
+        path,
+        step,
+        batch.spans,
+        batch_groups=config.batch_groups,
+        num_rollouts=config.num_rollouts,
+        policy=policy,
+        wall_s=laps["rollout_s"],
+        train_s=laps["train_s"],
+        slots=slots or batch.timing.peak_requests,
+        rate=batch.rate,
+    )
 
 
 class Best:

@@ -110,14 +110,14 @@ class History:
         """
         self._learn(problem_id, 1.0 - pass_rate**group_size - (1.0 - pass_rate) ** group_size, tokens)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain JSON types, for a checkpoint."""
         return {
             name: {key: [mean.weight, mean.total] for key, mean in means.items()}
             for name, means in self._means().items()
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, means in self._means().items():
             means.clear()
             means.update({key: _Mean(*pair) for key, pair in state[name].items()})

@@ -297,10 +297,10 @@ def test_a_chance_never_falls_to_zero_and_history_survives_a_checkpoint():
     history.update([Outcome("a", "main", False, 5)] * 500)
     assert history.chance("a", "main") == history.chance("new", "main") == 0.1
     again = History({})
-    again.load_state(json.loads(json.dumps(history.state())))
+    again.load_state_dict(json.loads(json.dumps(history.state_dict())))
     for one in (history, again):
         one.update([Outcome("a", "main", True, 7)] * 7)
-    assert again.state() == history.state()
+    assert again.state_dict() == history.state_dict()
 
 
 def test_what_cannot_be_is_refused_in_one_line():
