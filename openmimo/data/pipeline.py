@@ -34,6 +34,7 @@ import xxhash
 
 from openmimo.config import fingerprint
 from openmimo.data.dedup import DOCUMENT_SCHEMA, publish
+from openmimo.data.redact import check_kinds, redact
 from openmimo.log import progress
 
 FORMAT = 1
@@ -71,6 +72,8 @@ class DataConfig:
     """Words a shingle (characters where a script has no spaces). Ours, as in FineWeb."""
     contamination_words: int = 16
     """Words in the run that a document may not share with a held-out problem. MiMo 3.1: 16-gram."""
+    redact: tuple[str, ...] = ()
+    """Kinds of personal data to replace by their names, of `redact.KINDS`: email, phone, card, ip. Ours: none."""
     held_out_share: float = 0.01
     """Share of every source's documents that is never trained on: pre-training reports its perplexity. Ours."""
     tagger: str = ""
@@ -82,6 +85,7 @@ class DataConfig:
                 raise ValueError(f"DataConfig.{name} must be at least 1, got {getattr(self, name)}")
         if not 0.0 <= self.held_out_share < 1.0:
             raise ValueError(f"DataConfig.held_out_share must be at least 0 and below 1, got {self.held_out_share}")
+        check_kinds(self.redact)
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,9 @@ def stages(config: DataConfig, *, held_out: Sequence[str], tag: Callable[[pa.Tab
         Stage("extract", extract_stage, {}, processes=True),
         Stage("url-copies", _drop_url_copies, {}, whole=True, prepare=_url_keys),
         Stage("near-copies", _drop_near_copies, hashes, whole=True, prepare=partial(_minhash_keys, **hashes)),
+        Stage("redact", partial(redact_stage, kinds=config.redact), {"kinds": config.redact})
+        if config.redact
+        else None,
         Stage("tag", tag, {"tagger": config.tagger, "name": _name_of(tag)}, whole=True) if tag else None,
         Stage("decontaminate", Decontaminate(tuple(held_out), config.contamination_words), problems),
     ]
@@ -275,6 +282,17 @@ def extract_stage(pages: pa.Table) -> pa.Table:
         else:
             rows.append({**document_row(result), "dropped": None, "detail": None})
     return pa.Table.from_pylist(rows, schema=pa.schema([*DOCUMENT_SCHEMA, *DROP_FIELDS]))
+
+
+def redact_stage(documents: pa.Table, *, kinds: Sequence[str]) -> pa.Table:
+    """Texts without personal data; what was replaced is counted in the tag `redacted`."""
+    redacted = [redact(text, kinds) for text in documents["text"].to_pylist()]
+    tags = [
+        json.dumps({**json.loads(old or "{}"), "redacted": counts}, sort_keys=True) if counts else old
+        for old, (_, counts) in zip(documents["tags"].to_pylist(), redacted, strict=True)
+    ]
+    columns = {"text": pa.array([text for text, _ in redacted], pa.large_string()), "tags": pa.array(tags, pa.string())}
+    return _with_columns(documents, pa.table(columns))
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,20 @@ def test_a_finished_stage_is_skipped_and_a_changed_one_takes_what_follows_with_i
     assert contents(out) == contents(fresh)
 
 
+def test_personal_data_is_redacted_where_it_is_asked_for(tmp_path: Path) -> None:
+    rows = [{"id": "a", "text": "Ann, ann@example.org, 8.8.8.8"}, {"id": "b", "text": "Nothing of the kind."}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = run(tmp_path / "in.jsonl", tmp_path / "plain", SMALL)
+    assert "redact" not in [stage.name for stage in plain.stages]
+    funnel = run(tmp_path / "in.jsonl", tmp_path / "out", DataConfig(documents_per_shard=16, redact=("email", "ip")))
+    found = {row["id"]: row for table in read_documents(funnel) for row in table.to_pylist()}
+    assert found["a"]["text"] == "Ann, <email>, <ip>"
+    assert json.loads(found["a"]["tags"])["redacted"] == {"email": 1, "ip": 1}
+    assert found["b"]["text"] == "Nothing of the kind." and "redacted" not in (found["b"]["tags"] or "")
+    with pytest.raises(ValueError, match="'names' cannot be redacted"):
+        DataConfig(redact=("names",))
+
+
 COMMAND = """
 import sys
 sys.path[:0] = [{tests!r}]
