@@ -55,11 +55,13 @@ def snapshot_pages(out: Path, *, max_pages: int = 600) -> Path:
     if max_pages < 1:
         raise ValueError(f"max_pages must be at least 1, got {max_pages}")
     path = out / FILE_NAME
+    out.mkdir(parents=True, exist_ok=True)
+    for left in out.glob(f".{FILE_NAME}.*.tmp"):  # by a run that was killed
+        left.unlink(missing_ok=True)
     if path.exists():
         return path
-    out.mkdir(parents=True, exist_ok=True)
     temporary = out / f".{FILE_NAME}.{os.getpid()}.tmp"
-    request = json.dumps({"out": str(temporary.resolve()), "max_pages": max_pages})
+    request = json.dumps({"out": str(temporary.resolve()), "max_pages": max_pages, "parent": os.getpid()})
     root = Path(__file__).resolve().parents[2]
     environment = {
         "HOME": "/nonexistent",
@@ -92,6 +94,8 @@ def _child() -> None:
     failed: list[str] = []
     pairs = itertools.zip_longest(_module_pages(failed), sorted(_description_pages()))
     pages = sorted(itertools.islice(filter(None, itertools.chain.from_iterable(pairs)), request["max_pages"]))
+    if os.getppid() != request["parent"]:
+        os._exit(1)  # nobody is waiting for it any more
     with open(request["out"], "wb") as file:
         info = json.dumps({"pages": len(pages), "failed": sorted(failed)}, sort_keys=True).encode()
         file.write(warc_record("warcinfo", f"urn:openmimo:snapshot:{len(pages)}", info, "application/json"))

@@ -26,6 +26,13 @@ def test_the_whole_snapshot_holds_megabytes_of_text_and_repeats_byte_for_byte(tm
     assert not any("object at 0x" in text for text in texts.values())
 
 
+def test_what_a_killed_run_left_is_swept_away(tmp_path: Path) -> None:
+    (tmp_path / "pages.warc.gz").write_bytes(b"whole")
+    (tmp_path / ".pages.warc.gz.123.tmp").write_bytes(b"half")
+    assert snapshot_pages(tmp_path).read_bytes() == b"whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["pages.warc.gz"]
+
+
 def test_two_snapshots_are_byte_identical_and_one_is_not_made_twice(tmp_path: Path) -> None:
     first, again = (snapshot_pages(tmp_path / name, max_pages=60) for name in ("one", "two"))
     assert again.read_bytes() == first.read_bytes()
