@@ -30,14 +30,14 @@ class Commands(TyperGroup):
 
 
 class DataCommands(Commands):
-    """`openmimo data RECIPE` beside `openmimo data extract|dedup|sft`: what is no subcommand is a recipe."""
+    """`openmimo data RECIPE` beside `openmimo data extract|dedup|mix|sft`: what is no subcommand is a recipe."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             from openmimo.recipes import BUILT_IN
 
             if args[0] not in BUILT_IN and ":" not in args[0]:
-                known = [*BUILT_IN, "extract", "dedup", "sft"]
+                known = [*BUILT_IN, "extract", "dedup", "mix", "sft"]
                 raise ValueError(
                     f"unknown recipe or subcommand {args[0]!r}; the nearest is {nearest(args[0], known)!r}"
                 )
@@ -173,6 +173,21 @@ def dedup(
 
     _exist(inputs)
     _tell(dedup_to(inputs, out), json)
+
+
+@data_app.command()
+def mix(recipe: RecipeName, out: Out = None, set: Set = None, json: Json = False) -> None:
+    """What pre-training will ask of a run's token shards: slots and epochs of every source, its share of every stage.
+
+    Example: openmimo data mix tiny --out runs/tiny
+    """
+    from openmimo.config import with_overrides
+    from openmimo.recipes import load
+    from openmimo.stages import mixture_plan, show_mixture
+
+    changed = with_overrides(load(recipe), list(set or []))
+    plan = mixture_plan(out or Path("runs") / changed.name, changed)
+    _print(plan) if json else show_mixture(plan)
 
 
 Against = Annotated[

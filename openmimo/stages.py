@@ -52,8 +52,8 @@ from openmimo.rollout.driver import Timing
 from openmimo.rows import document_from, read_problems, read_rows, write_rows
 from openmimo.run import Run
 from openmimo.train.draft import batches_of, tune, with_copies
+from openmimo.train.pretrain import demand, seeded_model
 from openmimo.train.pretrain import pretrain as train_base
-from openmimo.train.pretrain import seeded_model
 from openmimo.train.sft import finetune, packing
 from openmimo.types import Document, Group, Problem, Request, Sampling, Verdict
 
@@ -197,6 +197,48 @@ def pretrain(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
     )
     state.save(run.folder / MODELS["base"], tokenizer_from=tokenizer)
     return {"steps": state.step, "tokens": state.tokens, "skipped": state.skipped, "epochs": mixture.epochs()}
+
+
+def mixture_plan(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """What pre-training will ask of a run's sources, plain JSON: `tokens`, `slots` and `epochs` of each, and shares.
+
+    Raises:
+        ValueError: without token shards, or for a source that would be read more often than it may.
+    """
+    shards = open_shards(folder / "data" / "shards")
+    if not shards:
+        raise ValueError(f"no token shards in {folder}; make them first: openmimo data {recipe.name} --out {folder}")
+    wanted = demand(recipe.pretrain)
+    again = Mixture(shards, seed=0, max_epochs=recipe.pretrain.max_epochs).check_demand(wanted)
+    return {
+        "sources": {
+            name: {"tokens": shard.num_tokens, "slots": slots, "epochs": slots / shard.num_tokens}
+            for name, shard in sorted(shards.items())
+            for slots in [round(wanted.get(name, 0.0))]
+        },
+        "stages": [
+            {
+                "until_tokens": stage.until_tokens,
+                **{k: v / sum(stage.mixture.values()) for k, v in stage.mixture.items()},
+            }
+            for stage in recipe.pretrain.stages
+        ],
+        "warnings": again,
+    }
+
+
+def show_mixture(plan: dict[str, Any]) -> None:
+    """`mixture_plan` for a person."""
+    stages = plan["stages"]
+    print(
+        f"{'source':<14}{'tokens':>14}{'slots':>14}{'epochs':>8}"
+        + "".join(f"  stage {n}" for n in range(1, len(stages) + 1))
+    )
+    for name, row in plan["sources"].items():
+        shares = "".join(f"{stage.get(name, 0.0):>9.1%}" for stage in stages)
+        print(f"{name:<14}{row['tokens']:>14,}{row['slots']:>14,}{row['epochs']:>8.2f}{shares}")
+    for line in plan["warnings"]:
+        say(line)
 
 
 def sft(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from openmimo import cli
 from openmimo.judge.problem_file import problem_to_json
 from openmimo.log import read_metrics
 from openmimo.rows import problem_from
@@ -124,6 +125,25 @@ def test_a_finished_run_says_so_within_a_minute(whole: Path) -> None:
     assert done.returncode == 0 and time.monotonic() - started < 60
     assert all(f"{stage}: done already" in done.stderr for stage in STAGES)
     assert (whole / "summary.json").read_bytes() == before
+
+
+def called(*arguments: str) -> Any:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    return ended.value.code or 0
+
+
+def test_the_mixture_that_was_planned_is_the_one_that_was_read(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called("data", "mix", "nano", "--out", str(whole), "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    read = json.loads((whole / "state.json").read_text())["pretrain"]["epochs"]
+    assert set(plan["sources"]) == set(read)
+    for name, row in plan["sources"].items():
+        assert row["epochs"] == pytest.approx(row["slots"] / row["tokens"])
+        assert row["epochs"] == pytest.approx(read[name], abs=4 * 512 / row["tokens"])
+    assert sum(plan["stages"][0].values()) - plan["stages"][0]["until_tokens"] == pytest.approx(1.0)
+    assert called("data", "mix", "nano", "--out", str(whole / "nothing")) == 2
+    assert "no token shards in" in capsys.readouterr().err
 
 
 def test_another_seed_or_value_in_the_same_folder_is_refused(whole: Path) -> None:
