@@ -2,11 +2,12 @@
 
     python benchmarks/data_kills.py [benchmarks/results/data_kills.json]
 
-`openmimo data tiny`: pages of this machine's documentation and the corpus of problems are read, extracted, deduplicated
-by URL and by MinHash, tagged, decontaminated, tokenized and written as shards. One run is left alone. Another is
-started again and again, and killed with SIGKILL after a random time up to SPAN of what the whole takes; when it has
-come to its end it is compared and the next folder begun, until NUM_KILLS have struck. Counted are the files under
-`data` that differ, the kills by what was being made, and finished parts that were made a second time.
+`openmimo data tiny --pages WARC`: pages of this machine's documentation, written once before, and the corpus of
+problems are read, extracted, deduplicated by URL and by MinHash, tagged, decontaminated, tokenized and written as
+shards. One run is left alone. Another is started again and again, and killed with SIGKILL after a random time up to
+SPAN of what the whole takes; when it has come to its end it is compared and the next folder begun, until NUM_KILLS have
+struck. Counted are the files under `data` that differ, the kills by what was being made, and finished parts that were
+made a second time.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from pathlib import Path
 
 import record
 
+from openmimo.data.snapshot import snapshot_pages
+
 NUM_KILLS, SPAN = 20, 0.4
 STAGES = ("read", "extract", "url-copies", "near-copies", "tag", "decontaminate")
 
 
 def command(out: Path) -> list[str]:
-    return [sys.executable, "-m", "openmimo", "data", "tiny", "--out", str(out), "--seed", "1"]
+    pages = out.parent / "pages.warc.gz"
+    return [sys.executable, "-m", "openmimo", "data", "tiny", "--out", str(out), "--seed", "1", "--pages", str(pages)]
 
 
 def run_timed(out: Path) -> tuple[float, float]:
@@ -90,6 +94,7 @@ def main() -> None:
     rng, struck = random.Random(seed), Counter[str]()
     runs = again = differ = 0
     with tempfile.TemporaryDirectory() as folder:
+        snapshot_pages(Path(folder))
         start_s, work_s = run_timed(Path(folder) / "whole")
         whole = digests(Path(folder) / "whole")
         while struck.total() < NUM_KILLS:

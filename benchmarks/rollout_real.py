@@ -2,9 +2,10 @@
 
     python benchmarks/rollout_real.py RUN [benchmarks/results/rollout_real.json] [--rounds 3] [--brief]
 
-RUN is a finished run of `tiny`: its SFT model and its curated problems. Real engine, real judge, real updates on two
-cores; STEPS steps of every method from the same weights and seed, in turn. Every method ends with the same weights,
-bit for bit, so the batches were the same.
+RUN is a finished run of `tiny`: its RL model and its curated problems, so that the steps are those of a run in
+progress, with P(valid) near MiMo's (Table 2, decoded: about three naive rounds a batch). Real engine, real judge, real
+updates on two cores; STEPS steps of every method from the same weights and seed, in turn. Every method ends with the
+same weights, bit for bit, so the batches were the same.
 
 Naive generates a whole round of B groups, judges it, and begins again until B are valid; then it trains. It has both
 cores at every moment: two engines in processes of their own, a judge of two workers, two threads to train. The others
@@ -13,8 +14,9 @@ paper's engine (continuous, asynchronous rewards, early termination), then come 
 streamed updates, which together are ours.
 
 `--brief` leaves out the methods between the paper's and ours. `with latencies` repeats naive, the paper's and ours with
-what a GPU and a busy judge take: every engine step STEP_S longer, however many requests it advances, and every verdict
-a log-normal time longer in LANES lanes. Nothing else sleeps.
+what a GPU and a busy judge take: an engine step takes STEP_S at least, however many requests it advances, and a verdict
+a log-normal time longer in LANES lanes, so that rewards take about half of what generation does (MiMo Table 2,
+decoded). Nothing else sleeps.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ from openmimo.rows import read_problems
 from openmimo.types import Problem, Request, Rollout, Verdict
 
 STEPS, NUM_ROUNDS, THREADS, WORKERS, ENGINES, SLOTS = 5, 3, 2, 2, 2, 512
-STEP_S, VERDICT_MEDIAN_S, VERDICT_SIGMA, LANES = 0.02, 0.05, 0.75, 8
+STEP_S, VERDICT_MEDIAN_S, VERDICT_SIGMA, LANES = 0.04, 0.05, 0.75, 8
 RECIPE = tiny()
 BASE = replace(RECIPE.rl, steps=STEPS, validate_every=0, checkpoint_every=STEPS, show_every=0, max_active_groups=64)
 METHODS: dict[str, RLConfig] = {
@@ -105,7 +107,7 @@ class Barrier:
 
 
 class SlowEngine:
-    """An engine whose every step takes STEP_S longer."""
+    """An engine whose every step takes STEP_S at least."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -117,8 +119,10 @@ class SlowEngine:
         return self._engine.submit(request)
 
     def step(self) -> list[tuple[int, Rollout]]:
-        time.sleep(STEP_S)
-        return self._engine.step()
+        until = time.perf_counter() + STEP_S
+        done: list[tuple[int, Rollout]] = self._engine.step()
+        time.sleep(max(0.0, until - time.perf_counter()))
+        return done
 
 
 class SlowJudge:
@@ -191,8 +195,8 @@ def measured(run: Path, methods: dict[str, RLConfig], num_rounds: int, *, slow: 
 
 
 def steps_of(run: Path, config: RLConfig, *, naive: bool, slow: bool) -> dict[str, Any]:
-    """STEPS steps from the SFT model, timed without starting and ending."""
-    start = run / "models" / "draft"
+    """STEPS steps from the RL model, timed without starting and ending."""
+    start = run / "models" / "rl"
     chat, model = Chat.load(start), load_folder(start)
     problems = read_problems(run / "data" / "problems" / "rl_curated.jsonl")
     engine_config = replace(
