@@ -72,8 +72,8 @@ def signatures(
     lanes = -(-num_hashes // _LANES) * _LANES
     factors, offsets = hash_functions(lanes, seed)
     out_NH = np.empty((len(borders_N1) - 1, num_hashes), dtype=np.uint32)
-    addresses = (array.ctypes.data for array in (data, borders_N1, _table(), factors, offsets, out_NH))
-    kernels().sign(*addresses, len(out_NH), ngram, num_hashes, lanes)
+    arrays = (data, borders_N1, _table(), factors, offsets, out_NH)  # held until the kernel is done
+    kernels().sign(*(array.ctypes.data for array in arrays), len(out_NH), ngram, num_hashes, lanes)
     return out_NH
 
 

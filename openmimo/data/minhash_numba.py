@@ -7,6 +7,7 @@ decontamination compares (`words`, `runs`) are numba's alone.
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -22,11 +23,11 @@ def sign(
 ) -> None:  # fmt: skip
     """MinHash signatures of UTF-8 texts."""
     borders_N1 = _array(borders, (texts + 1,), np.int64)
-    _sign(
-        _array(data, (max(int(borders_N1[-1]), 1),), np.uint8), borders_N1, _array(table, (0x110000,), np.uint32), ngram,
-        _array(factors, (lanes,), np.uint32), _array(offsets, (lanes,), np.uint32),
-        _array(out, (texts, hashes), np.uint32),
-    )  # fmt: skip
+    size = max(int(borders_N1[-1]), 1)
+    arguments: list[Any] = [_array(data, (size,), np.uint8), borders_N1, _array(table, (0x110000,), np.uint32), ngram]
+    arguments += [_array(address, (lanes,), np.uint32) for address in (factors, offsets)]
+    arguments.append(_array(out, (texts, hashes), np.uint32))
+    _sign(*arguments)
 
 
 def band_keys(signatures: int, out: int, texts: int, bands: int, rows: int) -> None:
@@ -36,10 +37,10 @@ def band_keys(signatures: int, out: int, texts: int, bands: int, rows: int) -> N
 
 def join(first: int, second: int, pairs: int, parent: int, nodes: int) -> None:
     """Connected components of pairs."""
-    _join(*(_array(a, (pairs,), np.int64) for a in (first, second)), _array(parent, (nodes,), np.int64))
+    _join(_array(first, (pairs,), np.int64), _array(second, (pairs,), np.int64), _array(parent, (nodes,), np.int64))
 
 
-def _array(address: int, shape: tuple[int, ...], dtype: type) -> NDArray:
+def _array(address: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not size:
         return np.empty(shape, dtype)
