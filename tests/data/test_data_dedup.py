@@ -225,8 +225,8 @@ def test_texts_without_a_word_meet_only_what_equals_them() -> None:
 
 def test_the_mean_of_the_scores_decides_then_the_length() -> None:
     table = documents_table(
-        [document("a", BASE + " much longer text", quality=0.4),
-         document("b", BASE, quality=0.25, reasoning_depth=0.75), document("c", BASE + " x", quality=0.5), document("d", BASE, other=1.0)]
+        [document("a", BASE + " much longer text", quality=0.4), document("b", BASE, quality=0.2, reasoning_depth=0.8),
+         document("c", BASE + " x", quality=0.5), document("d", BASE, other=1.0)]
     )  # fmt: skip
     assert outcome(table, drop_near_copies(minhash_keys(table))) == {"c": ("c", 4)}
 
