@@ -28,7 +28,7 @@ SUFFIXES = (*PLAIN, *PACKED, ".parquet")
 
 PIECE_BYTES = 64_000_000  # ours: the unit of parallel work
 TABLE_ROWS, TABLE_BYTES = 4096, 8_000_000  # ours: a table holds no more, unless one row does
-LONGEST_LINE = 256_000_000  # ours: a longer one is broken
+LONGEST_LINE = 64_000_000  # ours: a longer one is broken
 
 NAMED = 20  # ours: faults of one piece that are told one by one
 

@@ -406,13 +406,16 @@ class _Run:
     def kept(self) -> Iterator[pa.Table]:
         """The documents that stay, in the order of the inputs."""
         for number in progress(range(len(self.pieces)), "write", unit="pieces"):
-            facts = [np.load(self._path("ranks", number, c)) for c in range(self.signed[number]["chunks"])]
-            if not facts:
-                continue
-            stays, sizes = self._decided(np.concatenate(facts, axis=1))
-            row = (self.first_piece + number) * PIECE_ROWS
-            first = row
+            chunks = iter(range(self.signed[number]["chunks"]))
+            first = row = (self.first_piece + number) * PIECE_ROWS
+            last = row - 1
             for table in read_piece(self.pieces[number], Faults()):
+                if row > last:  # a chunk is whole tables
+                    chunk = next(chunks, None)
+                    if chunk is None:
+                        break
+                    last = int(np.load(self._path("facts", number, chunk), mmap_mode="r")[0, -1])
+                    stays, sizes = self._decided(np.load(self._path("ranks", number, chunk)))
                 rows = np.arange(row, row + table.num_rows, dtype=np.uint64)
                 row += table.num_rows
                 mine = np.isin(rows, stays)
@@ -425,7 +428,7 @@ class _Run:
                 raise ValueError(f"{self.pieces[number].path} has changed while it was deduplicated; run it again")
 
     def _decided(self, facts: U64) -> tuple[U64, U64]:
-        """Rows of a piece that stay, and the sizes of their clusters."""
+        """Rows of a chunk that stay, and the sizes of their clusters."""
         if not facts.shape[1]:
             return facts[0], facts[4]
         found = self._in_rows("sizes", 2, facts[0])
