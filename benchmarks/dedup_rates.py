@@ -19,7 +19,7 @@ from typing import Any
 import record
 from generated_corpus import generate
 
-from openmimo.data import global_dedup, spill
+from openmimo.data import dedup_steps, global_dedup, spill
 
 TEXT_BYTES = 2_000_000_000
 TRAVEL = ("urls", "lost", "folded", "keys", "round", "labels", "members", "copies", "sizes")
@@ -30,7 +30,7 @@ PAIRS = ("keys", "pairs", "labels", "round")
 def main() -> None:
     steps: dict[str, float] = defaultdict(float)
     written: dict[str, int] = defaultdict(int)
-    each, write_array = global_dedup._Run._each, spill.write_array
+    each, write_array = dedup_steps.Run._each, spill.write_array
 
     def timed(run: Any, name: str, work: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
         began = time.process_time()
@@ -42,8 +42,8 @@ def main() -> None:
         written[path.name.split("-")[0]] += array.nbytes
         write_array(path, array)
 
-    global_dedup._Run._each = timed  # type: ignore[method-assign]
-    spill.write_array = global_dedup.write_array = counted  # type: ignore[assignment]
+    dedup_steps.Run._each = timed  # type: ignore[method-assign]
+    spill.write_array = dedup_steps.write_array = counted  # type: ignore[assignment]
     with tempfile.TemporaryDirectory(dir=record.ROOT.parent) as name:
         answer = generate(Path(name) / "in", TEXT_BYTES)
         began = time.process_time()

@@ -177,7 +177,8 @@ def dedup(
     """
     from dataclasses import asdict
 
-    from openmimo.data.global_dedup import DedupConfig, dedup_to, parse_bytes
+    from openmimo.data.dedup_steps import DedupConfig
+    from openmimo.data.global_dedup import dedup_to, parse_bytes
 
     config = DedupConfig(ngram=ngram)
     counts = dedup_to(

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from openmimo.cli import main
-from openmimo.data import document_files, global_dedup
+from openmimo.data import dedup_steps, document_files
 from openmimo.data.dedup import documents_table, rank_facts, ranks, text_keys
-from openmimo.data.global_dedup import DedupConfig, dedup_to, parse_bytes
+from openmimo.data.dedup_steps import DedupConfig, Run
+from openmimo.data.global_dedup import dedup_to, parse_bytes
 from openmimo.data.urls import canonical_url
 from openmimo.rows import document_from, write_rows
 
@@ -88,8 +89,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pieces, chunks and ranges of a few records, as if the memory were tiny."""
     monkeypatch.setattr(document_files, "PIECE_BYTES", 3000)
     monkeypatch.setattr(document_files, "TABLE_ROWS", 3)
-    monkeypatch.setattr(global_dedup, "CHUNK_ROWS", 4)
-    monkeypatch.setattr(global_dedup._Run, "_most", lambda self, fields: 40)
+    monkeypatch.setattr(dedup_steps, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(Run, "_most", lambda self, fields: 40)
     yield
 
 
@@ -182,8 +183,8 @@ def test_a_repeated_dump_is_not_compared_with_itself(tmp_path: Path, capsys: pyt
 
 KILLED = """
 import os, pathlib, signal, sys
-from openmimo.data import document_files, global_dedup
-document_files.PIECE_BYTES, global_dedup.CHUNK_ROWS, left = 3000, 4, int(sys.argv[1])
+from openmimo.data import dedup_steps, document_files, global_dedup
+document_files.PIECE_BYTES, dedup_steps.CHUNK_ROWS, left = 3000, 4, int(sys.argv[1])
 real = pathlib.Path.replace
 def replace(self, target):
     global left
@@ -338,14 +339,14 @@ def test_sizes_of_memory_are_read_as_people_write_them() -> None:
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "a.jsonl"
     write_rows(source, [{"id": str(i), "text": f"text number {i}"} for i in range(3)])
-    decide = global_dedup._Run.decide
+    decide = Run.decide
 
     def changing(run: Any, *arguments: Any) -> Any:
         found = decide(run, *arguments)
         write_rows(source, [{"id": "other", "text": "another"}])
         return found
 
-    monkeypatch.setattr(global_dedup._Run, "decide", changing)
+    monkeypatch.setattr(Run, "decide", changing)
     with pytest.raises(ValueError, match=r"a\.jsonl has changed while it was deduplicated"):
         dedup_to([source], tmp_path / "out.jsonl")
     assert list(tmp_path.iterdir()) == [source]
