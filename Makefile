@@ -1,4 +1,4 @@
-# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | litgpt | trl | clean
+# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | litgpt | trl | minhash-peers | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,11 +11,11 @@ LITGPT_STAMP := $(LITGPT)/.installed
 TRL := .venv-trl
 TRL_STAMP := $(TRL)/.installed
 
-.PHONY: setup test test-slow check demo bench vllm check-vllm litgpt trl clean
+.PHONY: setup test test-slow check demo bench vllm check-vllm litgpt trl minhash-peers clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml setup.py constraints.txt openmimo/judge/sandbox/_spawn.c openmimo/engine/_kernels.c openmimo/model/_kernels.c openmimo/model/_kernels.h
+$(STAMP): pyproject.toml setup.py constraints.txt openmimo/judge/sandbox/_spawn.c openmimo/data/_kernels.c openmimo/engine/_kernels.c openmimo/model/_kernels.c openmimo/model/_kernels.h
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"openmimo needs Python 3.11 or newer, this is {sys.version.split()[0]}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
@@ -71,5 +71,17 @@ $(TRL_STAMP):
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" trl==1.16.0
 	touch $(TRL_STAMP)
 
+# The peers of MinHash signatures, each in an environment of its own (Daft is in ours). datatrove breaks on xxhash 4.
+minhash-peers: .venv-rensa/.installed .venv-datasketch/.installed .venv-datatrove/.installed
+
+.venv-rensa/.installed: PEER = rensa==0.5.0
+.venv-datasketch/.installed: PEER = datasketch==2.0.0 xxhash
+.venv-datatrove/.installed: PEER = 'datatrove[processing]==0.10.1' spacy 'xxhash<4'
+
+.venv-rensa/.installed .venv-datasketch/.installed .venv-datatrove/.installed:
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PEER)
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(LITGPT) $(TRL) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(LITGPT) $(TRL) .venv-rensa .venv-datasketch .venv-datatrove runs .mypy_cache .ruff_cache .pytest_cache

@@ -1,5 +1,5 @@
-"""Only the compiled parts; everything else stands in pyproject.toml. Without a C compiler the judge, the engine
-and training do without, the engine much slower; without OpenMP kernels run on one thread."""
+"""Only the compiled parts; everything else stands in pyproject.toml. Without a C compiler the judge, the engine,
+training and deduplication do without, the engine much slower; without OpenMP kernels run on one thread."""
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -25,6 +25,7 @@ setup(
     cmdclass={"build_ext": Build},
     ext_modules=[
         Extension("openmimo.judge.sandbox._spawn", ["openmimo/judge/sandbox/_spawn.c"], optional=True),
+        Extension("openmimo.data._kernels", ["openmimo/data/_kernels.c"], extra_compile_args=["-O3"], optional=True),
         *(
             Extension(
                 f"openmimo.{room}._kernels",

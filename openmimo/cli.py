@@ -161,18 +161,30 @@ def extract(
 
 @data_app.command()
 def dedup(
-    inputs: Annotated[list[Path], typer.Argument(help="documents: .jsonl or .parquet with id and text")],
+    inputs: Annotated[list[Path], typer.Argument(help="documents: .jsonl(.gz, .zst) or .parquet with id and text")],
     out: Annotated[Path, typer.Option("--out", "-o", help="OUT.jsonl or OUT.parquet")],
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="of the whole process, at any size of inputs")] = "2GiB",
+    max_removed: Annotated[float, typer.Option(metavar="FRACTION", help="stop where a greater share would go")] = 0.9,
+    index: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="what earlier runs have seen goes too; made if missing")
+    ] = None,
+    ngram: Annotated[int, typer.Option(help="words in a shingle")] = 5,
     json: Json = False,
 ) -> None:
-    """URL and MinHash deduplication over all inputs at once.
+    """URL and MinHash deduplication over all inputs at once, best copy kept. Run again, it goes on where it was.
 
     Example: openmimo data dedup a.jsonl b.parquet -o kept.jsonl
     """
-    from openmimo.data.dedup import dedup_to
+    from dataclasses import asdict
 
-    _exist(inputs)
-    _tell(dedup_to(inputs, out), json)
+    from openmimo.data.dedup_steps import DedupConfig
+    from openmimo.data.global_dedup import dedup_to, parse_bytes
+
+    config = DedupConfig(ngram=ngram)
+    counts = dedup_to(
+        inputs, out, config=config, memory_bytes=parse_bytes(memory), max_removed=max_removed, index=index
+    )
+    _tell(asdict(counts), json)
 
 
 @data_app.command()

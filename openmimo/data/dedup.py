@@ -1,25 +1,29 @@
-"""Exact and near duplicates over all inputs at once, best copy kept (MiMo 2.1).
+"""Exact and near duplicates over all inputs at once, best copy kept (MiMo 2.1): pure functions on Arrow tables.
 
 First by canonical URL, then by MinHash LSH: texts that share the key of any of 14 bands of 8 hashes are joined, and
-union-find makes clusters of the pairs. The best copy is the one its tagger scored highest, else the longest; ties go to
-the smaller URL, then the smaller id, so the order of inputs decides nothing but between equal rows. Nothing here
-reads files but `dedup_to`; a pipeline gives `copies_of` the signatures that its shards computed in parallel.
+connected components of the pairs are the clusters. The best copy is the one its tagger scored highest, else the
+longest, else that of the shortest URL; then a hash of id and URL decides, so the order of inputs does not. A pipeline
+gives `drop_near_copies` the keys that its shards computed in parallel; `global_dedup.py` does the same on files of
+any size. Also here: documents as rows.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
+import pyarrow.compute as pc
+import xxhash
 from numpy.typing import NDArray
 
 from openmimo.checkpoint import sync_folder
+from openmimo.data.groups import best_first, contract, linked, rank_keys
+from openmimo.data.minhash import EMPTY, band_keys, signatures
 from openmimo.data.urls import canonical_url
 from openmimo.rows import write_rows
 from openmimo.types import Document
@@ -39,13 +43,14 @@ DOCUMENT_SCHEMA = pa.schema(
 )
 """A document row, the one form on disk."""
 
-QUALITY_TAG = "quality"
+SCORE_TAGS = ("quality", "knowledge_density", "reasoning_depth")
+"""Tags whose mean ranks the copies of a document; those that a document lacks are left out of its mean."""
 
 # The facts that decide which copy stays: what a deduplication needs of a row besides its key.
 RANK_SCHEMA = pa.schema(
     [
-        ("id", pa.string()), ("url", pa.string()), ("quality", pa.float64()), ("length", pa.int64()),
-        ("cluster_size", pa.int64()),
+        ("id", pa.string()), ("url", pa.string()), ("score", pa.float64()), ("length", pa.int64()),
+        ("tie", pa.uint64()), ("cluster_size", pa.int64()),
     ]
 )  # fmt: skip
 
@@ -57,24 +62,36 @@ def url_keys(documents: pa.Table) -> pa.Table:
 
 
 def minhash_keys(documents: pa.Table, *, bands: int = 14, rows: int = 8, ngram: int = 5, seed: int = 0) -> pa.Table:
-    """RANK_SCHEMA plus `bands`: B uint64 band keys a document, all zero for a text without a word."""
-    from openmimo.data.minhash import EMPTY, band_keys, signatures
-
-    signed = signatures(documents["text"].to_pylist(), num_hashes=bands * rows, ngram=ngram, seed=seed)
-    keys = band_keys(signed, bands=bands, rows=rows)
-    keys[(signed == EMPTY).all(axis=1)] = 0
-    column = pa.FixedSizeListArray.from_arrays(pa.array(keys.ravel(), pa.uint64()), bands)
+    """RANK_SCHEMA plus `bands`: B uint64 band keys a document."""
+    keys_NB = text_keys(documents["text"], bands=bands, rows=rows, ngram=ngram, seed=seed)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(keys_NB.ravel(), pa.uint64()), bands)
     return rank_facts(documents).append_column("bands", column)
+
+
+def text_keys(texts: pa.ChunkedArray, *, bands: int, rows: int, ngram: int, seed: int) -> NDArray[np.uint64]:
+    """(N, B) band keys. A text without a word has keys of its characters, so it meets only what equals it."""
+    signed_NH = signatures(texts, num_hashes=bands * rows, ngram=ngram, seed=seed)
+    keys_NB = band_keys(signed_NH, bands=bands, rows=rows)
+    for place in np.flatnonzero((signed_NH == EMPTY).all(axis=1)).tolist():
+        keys_NB[place] = xxhash.xxh3_64_intdigest(texts[place].as_py().strip().encode(), seed=1)
+    return keys_NB
 
 
 def rank_facts(documents: pa.Table) -> pa.Table:
     """One RANK_SCHEMA row a document."""
-    import pyarrow.compute as pc
-
-    qualities = [_quality(tags) for tags in documents["tags"].to_pylist()]
+    scores = [_score(tags) for tags in documents["tags"].to_pylist()]
     lengths = pc.cast(pc.utf8_length(documents["text"]), pa.int64())
-    columns = [documents["id"], documents["url"], pa.array(qualities, pa.float64()), lengths, documents["cluster_size"]]
+    named = zip(documents["id"].to_pylist(), documents["url"].to_pylist(), strict=True)
+    ties = [_tie(name, url or "") for name, url in named]
+    columns = [documents["id"], documents["url"], pa.array(scores, pa.float64()), lengths,
+               pa.array(ties, pa.uint64()), documents["cluster_size"]]  # fmt: skip
     return pa.Table.from_arrays(columns, schema=RANK_SCHEMA)
+
+
+def ranks(facts: pa.Table) -> NDArray[np.uint64]:
+    """(3, N) of RANK_SCHEMA rows, see `groups.rank_keys`."""
+    score = pc.fill_null(facts["score"], float("nan")).to_numpy()
+    return rank_keys(score, facts["length"].to_numpy(), facts["tie"].to_numpy())
 
 
 def drop_url_copies(keyed: pa.Table) -> pa.Table:
@@ -90,26 +107,17 @@ def drop_url_copies(keyed: pa.Table) -> pa.Table:
 def drop_near_copies(keyed: pa.Table) -> pa.Table:
     """What `minhash_keys` rows become: see `keep_best`."""
     column = keyed["bands"].combine_chunks()
-    bands = column.type.list_size
-    keys_NB = column.flatten().to_numpy(zero_copy_only=False).reshape(keyed.num_rows, bands) if keyed.num_rows else None
-    labels = cluster(keys_NB) if keys_NB is not None else np.empty(0, dtype=np.int64)
-    return keep_best(keyed, labels, "near duplicate")
+    keys_NB = column.flatten().to_numpy().reshape(keyed.num_rows, column.type.list_size)
+    return keep_best(keyed, cluster(keys_NB), "near duplicate")
 
 
 def cluster(keys_NB: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """(N,) int64 labels: the smallest row number of each connected component of rows that share any band's key.
-
-    Rows of zeros stand alone.
-    """
+    """(N,) int64 labels: the smallest row number of each connected component of rows that share any key."""
     n, bands = keys_NB.shape
-    parent = np.arange(n, dtype=np.int64)
-    alone_N: NDArray[np.bool_] = np.equal(keys_NB.max(axis=1, initial=0), 0)
-    for band in range(bands):
-        order = np.argsort(keys_NB[:, band], kind="stable").astype(np.int64)
-        order = order[~alone_N[order]]
-        _join_runs(np.ascontiguousarray(keys_NB[:, band]), order, parent)
-    _flatten(parent)
-    return parent
+    nodes, roots = contract(linked(keys_NB.ravel(), np.repeat(np.arange(n, dtype=np.uint64), bands))).astype(np.int64)
+    labels = np.arange(n, dtype=np.int64)
+    labels[nodes] = roots
+    return labels
 
 
 def keep_best(keyed: pa.Table, labels: NDArray[np.int64], reason: str) -> pa.Table:
@@ -117,30 +125,24 @@ def keep_best(keyed: pa.Table, labels: NDArray[np.int64], reason: str) -> pa.Tab
 
     The size of a cluster counts the copies that earlier passes folded into its members.
     """
-    ids, urls = keyed["id"].to_pylist(), keyed["url"].to_pylist()
-    quality, length = keyed["quality"].to_pylist(), keyed["length"].to_pylist()
-    sizes = keyed["cluster_size"].to_pylist()
-    best: dict[int, int] = {}
-    total: dict[int, int] = {}
-
-    def rank(i: int) -> tuple[Any, ...]:
-        score = quality[i] if quality[i] is not None else -1.0  # untagged loses against any score
-        return (-score, -length[i], urls[i], ids[i], i)
-
-    for i, label in enumerate(labels.tolist()):
-        total[label] = total.get(label, 0) + sizes[i]
-        if label not in best or rank(i) < rank(best[label]):
-            best[label] = i
-    winners = [best[label] for label in labels.tolist()]
-    details = [None if w == i else f"kept {ids[w]} {urls[w]}".strip() for i, w in enumerate(winners)]
+    order, starts = best_first(labels.astype(np.uint64), ranks(keyed))
+    sizes = np.diff(starts, append=len(order))
+    winners, totals = np.empty(len(order), np.int64), np.empty(len(order), np.int64)
+    winners[order] = np.repeat(order[starts], sizes)
+    if len(order):
+        totals[order] = np.repeat(np.add.reduceat(keyed["cluster_size"].to_numpy()[order], starts), sizes)
+    best = keyed.select(["id", "url"]).take(pa.array(winners))
+    stays = pa.array(winners == np.arange(len(winners)))
+    details = pc.utf8_rtrim_whitespace(pc.binary_join_element_wise("kept", best["id"], best["url"], " "))
+    nothing = pa.scalar(None, pa.string())
     return pa.table(
         {
-            "cluster_id": pa.array([ids[w] for w in winners], pa.string()),
-            "cluster_size": pa.array([total[label] for label in labels.tolist()], pa.int64()),
-            "dropped": pa.array([None if w == i else reason for i, w in enumerate(winners)], pa.string()),
-            "detail": pa.array(details, pa.string()),
+            "cluster_id": best["id"],
+            "cluster_size": pa.array(totals),
+            "dropped": pc.if_else(stays, nothing, reason),
+            "detail": pc.if_else(stays, nothing, details),
         }
-    )  # fmt: skip
+    )
 
 
 def documents_table(documents: Iterable[Document]) -> pa.Table:
@@ -158,46 +160,6 @@ def document_row(document: Document) -> dict[str, Any]:
         "cluster_id": document.id, "cluster_size": 1,
     }  # fmt: skip
     return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
-
-
-def dedup_to(inputs: Sequence[Path], out: Path) -> dict[str, int]:
-    """Read documents or pages, drop copies by URL and by MinHash, write the rest; the file appears whole or not at all.
-
-    Args:
-        out: `.jsonl` or `.parquet`.
-
-    Returns:
-        Counts: `documents`, `kept`, `dropped: REASON` for each reason, `broken inputs`.
-
-    Raises:
-        ValueError: if the inputs hold no document at all.
-    """
-    from openmimo.data.extract import Dropped, extract
-    from openmimo.data.read import broken_collector, nothing_read, read
-
-    report, broken = broken_collector()
-    counts: dict[str, int] = {"documents": 0, "kept": 0}
-    found = []
-    for result in map(extract, read(inputs, broken=report)):
-        if isinstance(result, Dropped):
-            counts[f"dropped: {result.reason}"] = counts.get(f"dropped: {result.reason}", 0) + 1
-        else:
-            found.append(result)
-    if not found and len(counts) == 2:  # not even a dropped page
-        raise nothing_read(inputs, broken)
-    table = documents_table(found)
-    counts["documents"] = table.num_rows
-    for keys, drop in ((url_keys, drop_url_copies), (minhash_keys, drop_near_copies)):
-        decided = drop(keys(table))
-        for name in ("cluster_id", "cluster_size"):
-            table = table.set_column(table.schema.get_field_index(name), name, decided[name])
-        for reason in decided["dropped"].drop_null().to_pylist():
-            counts[f"dropped: {reason}"] = counts.get(f"dropped: {reason}", 0) + 1
-        table = table.filter(decided["dropped"].is_null())
-    counts["kept"] = table.num_rows
-    counts["broken inputs"] = len(broken)
-    write_tables([table], out)
-    return counts
 
 
 def write_documents(documents: Iterable[Document], out: Path) -> None:
@@ -252,33 +214,19 @@ def publish(temporary: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _quality(tags: str | None) -> float | None:
+def _tie(name: str, url: str) -> int:
+    """64 bits that prefer the shorter URL, any URL to none, and then nothing in particular."""
+    length = min(len(url), 0xFFFFFE) if url else 0xFFFFFF
+    return length << 40 | xxhash.xxh3_64_intdigest(f"{name}\0{url}".encode()) >> 24
+
+
+def _score(tags: str | None) -> float | None:
+    """The mean of a document's SCORE_TAGS, if it has any."""
+    if not tags or tags == "{}":
+        return None
     try:
-        value = json.loads(tags or "{}").get(QUALITY_TAG)
+        found = json.loads(tags)
+        values = [found[name] for name in SCORE_TAGS if isinstance(found.get(name), int | float)]
     except (ValueError, AttributeError):
         return None
-    return float(value) if isinstance(value, (int, float)) else None
-
-
-@njit(cache=True, nogil=True)
-def _root(parent, i):
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
-
-
-@njit(cache=True, nogil=True)
-def _join_runs(keys, order, parent):
-    """Union each row with its neighbour in key order if their keys are equal."""
-    for i in range(len(order) - 1):
-        if keys[order[i]] == keys[order[i + 1]]:
-            a, b = _root(parent, order[i]), _root(parent, order[i + 1])
-            if a != b:  # the smaller row number is the root: labels do not depend on the order of unions
-                parent[max(a, b)] = min(a, b)
-
-
-@njit(cache=True, nogil=True)
-def _flatten(parent):
-    for i in range(len(parent)):  # a parent is never larger than its child, so one pass is enough
-        parent[i] = parent[parent[i]]
+    return float(sum(values) / len(values)) if values else None

@@ -3,22 +3,25 @@
 A text is a set of shingles, each a run of n words; two texts agree in each of H hashes with probability equal to the
 Jaccard similarity of their sets. Words are runs of letters, digits and marks, lower case; in scripts that write no
 spaces every character is a word, so shingles there are character n-grams. Shapes: N = texts, H = hashes, B = bands.
+
+The arithmetic is compiled C (`_kernels.c`), or numba where it has not been built (`minhash_numba.py`): equal bits.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
-from numba import njit
+import pyarrow as pa
 from numpy.typing import NDArray
 
 NUM_HASHES = 112  # 14 bands x 8 rows: half of the pairs at Jaccard 0.72 collide in at least one band
 NGRAM = 5
-EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+EMPTY = np.uint32(0xFFFFFFFF)
 """Every entry of the signature of a text without a single word."""
 
 # Code points of scripts that put no spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han, Yi, Tai, Javanese.
@@ -30,16 +33,32 @@ SPACELESS = (
 
 SEPARATOR, LETTER, ALONE = 0, 1, 2
 
-_CHUNK_CHARACTERS = 4_000_000  # 16 MB of code points at a time
+_LANES = 16  # hash functions are filled up to a multiple of the widest registers
+
+
+@functools.cache
+def kernels() -> Any:
+    """`sign`, `band_keys` and `join`: the compiled module, or numba's where it has not been built."""
+    try:
+        from openmimo.data import _kernels
+    except ImportError:
+        from openmimo.data import minhash_numba
+
+        return minhash_numba
+    return _kernels
 
 
 def signatures(
-    texts: Sequence[str], *, num_hashes: int = NUM_HASHES, ngram: int = NGRAM, seed: int = 0
-) -> NDArray[np.uint64]:
-    """(N, H) uint64 signatures; a function of each text alone, so shards may be hashed anywhere.
+    texts: Sequence[str] | pa.Array | pa.ChunkedArray,
+    *,
+    num_hashes: int = NUM_HASHES,
+    ngram: int = NGRAM,
+    seed: int = 0,
+) -> NDArray[np.uint32]:
+    """(N, H) uint32 signatures; a function of each text alone, so shards may be hashed anywhere.
 
     Args:
-        texts: N texts, any script.
+        texts: N texts, any script; strings, or an Arrow column of them (null is the empty text), which is not copied.
         num_hashes: H, at least 1.
         ngram: words a shingle, at least 1; a text with fewer words is one shingle of all of them.
         seed: of the hash functions; signatures under different seeds cannot be compared.
@@ -49,15 +68,16 @@ def signatures(
     """
     if num_hashes < 1 or ngram < 1:
         raise ValueError(f"num_hashes and ngram must be at least 1, got {num_hashes} and {ngram}")
-    factors, offsets = hash_functions(num_hashes, seed)
-    out = np.empty((len(texts), num_hashes), dtype=np.uint64)
-    for first, last in _chunks(texts):
-        codes, borders = code_points(texts[first:last])
-        _signatures(codes, borders, character_classes(), ngram, factors, offsets, out[first:last])
-    return out
+    data, borders_N1 = _utf8(texts)
+    lanes = -(-num_hashes // _LANES) * _LANES
+    factors, offsets = hash_functions(lanes, seed)
+    out_NH = np.empty((len(borders_N1) - 1, num_hashes), dtype=np.uint32)
+    arrays = (data, borders_N1, _table(), factors, offsets, out_NH)  # held until the kernel is done
+    kernels().sign(*(array.ctypes.data for array in arrays), len(out_NH), ngram, num_hashes, lanes)
+    return out_NH
 
 
-def band_keys(signatures_NH: NDArray[np.uint64], *, bands: int, rows: int) -> NDArray[np.uint64]:
+def band_keys(signatures_NH: NDArray[np.uint32], *, bands: int, rows: int) -> NDArray[np.uint64]:
     """(N, B) uint64: texts that share a band's key agree in all of its rows (up to 64-bit accidents).
 
     Raises:
@@ -65,14 +85,26 @@ def band_keys(signatures_NH: NDArray[np.uint64], *, bands: int, rows: int) -> ND
     """
     if bands * rows != signatures_NH.shape[1]:
         raise ValueError(f"{bands} bands x {rows} rows need {bands * rows} hashes, got {signatures_NH.shape[1]}")
-    return _band_keys(np.ascontiguousarray(signatures_NH), bands, rows)
+    signatures_NH = np.ascontiguousarray(signatures_NH, dtype=np.uint32)
+    keys_NB = np.empty((len(signatures_NH), bands), dtype=np.uint64)
+    kernels().band_keys(signatures_NH.ctypes.data, keys_NB.ctypes.data, len(keys_NB), bands, rows)
+    return keys_NB
+
+
+def hash_functions(num_hashes: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Odd factors and offsets of H functions x -> a x + b mod 2^32, from a counter through splitmix64."""
+    values = [_splitmix((seed * 0x10000 + i) & 0xFFFFFFFFFFFFFFFF) for i in range(num_hashes)]
+    factors = np.array([value >> 32 | 1 for value in values], dtype=np.uint32)
+    return factors, np.array([value & 0xFFFFFFFF for value in values], dtype=np.uint32)
 
 
 def word_hashes(text: str) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64], str]:
     """Hash, start and end (character offsets) of every word, and the lower-cased text that they index."""
+    from openmimo.data import minhash_numba
+
     lowered = text.lower()
-    codes, _ = code_points([lowered])
-    hashes, starts, ends = _words(codes, character_classes())
+    codes = np.frombuffer(lowered.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    hashes, starts, ends = minhash_numba.words(codes, character_classes())
     return hashes, starts, ends, lowered
 
 
@@ -80,21 +112,9 @@ def ngram_hashes(words: NDArray[np.uint64], ngram: int) -> NDArray[np.uint64]:
     """Hash of every run of `ngram` words; empty if there are fewer. The same words hash alike wherever they stand."""
     if len(words) < ngram:
         return np.empty(0, dtype=np.uint64)
-    return _runs(words, ngram)
+    from openmimo.data import minhash_numba
 
-
-def hash_functions(num_hashes: int, seed: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Odd factors and offsets of H functions x -> a x + b mod 2^64, from a counter through splitmix64."""
-    values = [_splitmix((seed * 0x10000 + i) & 0xFFFFFFFFFFFFFFFF) for i in range(2 * num_hashes)]
-    return np.array([v | 1 for v in values[::2]], dtype=np.uint64), np.array(values[1::2], dtype=np.uint64)
-
-
-def code_points(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """All texts' code points, lower case, end to end, and the N + 1 borders between them."""
-    encoded = [text.lower().encode("utf-32-le", "surrogatepass") for text in texts]
-    borders = np.zeros(len(texts) + 1, dtype=np.int64)
-    np.cumsum([len(e) // 4 for e in encoded], out=borders[1:])
-    return np.frombuffer(b"".join(encoded), dtype=np.uint32), borders
+    return minhash_numba.runs(words, ngram)
 
 
 @lru_cache(maxsize=1)
@@ -108,16 +128,31 @@ def character_classes() -> NDArray[np.uint8]:
     return classes
 
 
-def _chunks(texts: Sequence[str]) -> list[tuple[int, int]]:
-    borders, size = [0], 0
-    for i, text in enumerate(texts):
-        size += len(text)
-        if size >= _CHUNK_CHARACTERS:
-            borders.append(i + 1)
-            size = 0
-    if borders[-1] != len(texts):
-        borders.append(len(texts))
-    return list(itertools.pairwise(borders))
+@lru_cache(maxsize=1)
+def _table() -> NDArray[np.uint32]:
+    """(0x110000,) uint32: a character's lower case, with its class in the high byte."""
+    lower = np.arange(0x110000, dtype=np.uint32)
+    for code in range(0x110000):
+        character = chr(code)
+        if character.isupper() or character.istitle():
+            lower[code] = ord(character.lower()[0])  # only one has two, and its first is the letter
+    return lower | character_classes().astype(np.uint32) << np.uint32(24)
+
+
+def _utf8(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """All texts end to end and the N + 1 borders between them."""
+    if isinstance(texts, pa.Array | pa.ChunkedArray):
+        if texts.type != pa.large_string() or texts.null_count:
+            texts = texts.cast(pa.large_string()).fill_null("")
+        if isinstance(texts, pa.ChunkedArray):
+            texts = texts.combine_chunks() if texts.num_chunks != 1 else texts.chunk(0)
+        _, borders, data = texts.buffers()
+        borders_N1 = np.frombuffer(borders or bytes(8), dtype=np.int64)[texts.offset :][: len(texts) + 1]
+        return np.frombuffer(data or b" ", dtype=np.uint8), borders_N1
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    borders_N1 = np.zeros(len(encoded) + 1, dtype=np.int64)
+    np.cumsum([len(e) for e in encoded], out=borders_N1[1:])
+    return np.frombuffer(b"".join(encoded) or b" ", dtype=np.uint8), borders_N1
 
 
 def _splitmix(x: int) -> int:
@@ -126,87 +161,3 @@ def _splitmix(x: int) -> int:
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
     z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
     return z ^ z >> 31
-
-
-# ---- kernels: everything below is uint64 arithmetic that wraps ------------------------------------------------------
-
-
-@njit(cache=True, nogil=True)
-def _mix(x):
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-@njit(cache=True, nogil=True)
-def _words(codes, classes):
-    """Hashes, starts and ends of the words of one text."""
-    hashes = np.empty(len(codes), dtype=np.uint64)
-    starts = np.empty(len(codes), dtype=np.int64)
-    ends = np.empty(len(codes), dtype=np.int64)
-    count, i, n = 0, 0, len(codes)
-    while i < n:
-        kind = classes[codes[i]]
-        if kind == 0:
-            i += 1
-            continue
-        starts[count] = i
-        h = np.uint64(0xCBF29CE484222325)
-        if kind == 2:
-            h = (h ^ np.uint64(codes[i])) * np.uint64(0x100000001B3)
-            i += 1
-        else:
-            while i < n and classes[codes[i]] == 1:
-                h = (h ^ np.uint64(codes[i])) * np.uint64(0x100000001B3)
-                i += 1
-        hashes[count] = _mix(h)
-        ends[count] = i
-        count += 1
-    return hashes[:count].copy(), starts[:count].copy(), ends[:count].copy()
-
-
-@njit(cache=True, nogil=True)
-def _runs(words, ngram):
-    """Polynomial hash of each run of words, rolled along the text."""
-    base = np.uint64(0x9E3779B97F4A7C15)
-    top = np.uint64(1)
-    for _ in range(ngram - 1):
-        top *= base
-    out = np.empty(len(words) - ngram + 1, dtype=np.uint64)
-    h = np.uint64(0)
-    for i in range(len(words)):
-        if i >= ngram:
-            h -= words[i - ngram] * top
-        h = h * base + words[i]
-        if i >= ngram - 1:
-            out[i - ngram + 1] = _mix(h)
-    return out
-
-
-@njit(cache=True, nogil=True)
-def _signatures(codes, borders, classes, ngram, factors, offsets, out):
-    num_hashes = len(factors)
-    for t in range(len(borders) - 1):
-        words, _, _ = _words(codes[borders[t] : borders[t + 1]], classes)
-        row = out[t]
-        row[:] = np.uint64(0xFFFFFFFFFFFFFFFF)
-        if len(words) == 0:
-            continue
-        shingles = _runs(words, min(ngram, len(words)))
-        for s in range(len(shingles)):
-            x = shingles[s]
-            for k in range(num_hashes):
-                value = x * factors[k] + offsets[k]
-                row[k] = min(row[k], value)
-
-
-@njit(cache=True, nogil=True)
-def _band_keys(signatures, bands, rows):
-    out = np.empty((signatures.shape[0], bands), dtype=np.uint64)
-    for t in range(signatures.shape[0]):
-        for b in range(bands):
-            h = np.uint64(b + 1)
-            for r in range(rows):
-                h = _mix(h * np.uint64(0x9E3779B97F4A7C15) + signatures[t, b * rows + r])
-            out[t, b] = h
-    return out
