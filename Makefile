@@ -71,12 +71,13 @@ $(TRL_STAMP):
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" trl==1.16.0
 	touch $(TRL_STAMP)
 
-# The peers of MinHash signatures, each in an environment of its own (Daft is in ours). datatrove breaks on xxhash 4.
+# The peers of MinHash signatures, each in an environment of its own (Daft is in ours). datatrove, which is also the peer
+# from WARC to Parquet, breaks on xxhash 4.
 minhash-peers: .venv-rensa/.installed .venv-datasketch/.installed .venv-datatrove/.installed
 
 .venv-rensa/.installed: PEER = rensa==0.5.0
 .venv-datasketch/.installed: PEER = datasketch==2.0.0 xxhash
-.venv-datatrove/.installed: PEER = 'datatrove[processing]==0.10.1' spacy 'xxhash<4'
+.venv-datatrove/.installed: PEER = 'datatrove[io,processing]==0.10.1' spacy lxml_html_clean 'xxhash<4'
 
 .venv-rensa/.installed .venv-datasketch/.installed .venv-datatrove/.installed:
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)

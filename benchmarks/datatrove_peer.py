@@ -4,7 +4,7 @@
 
 The steps of its examples process_common_crawl_dump.py and minhash_deduplication.py: read the archive, Trafilatura, then
 signatures, buckets, clusters and the filter. Left out, in its favour: the URL, language and quality filters. One task,
-one worker: nothing is started that the work does not need. A line of JSON: documents extracted and kept.
+one worker: nothing is started that the work does not need. A line of JSON: documents kept, and what Trafilatura did.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ def main() -> None:
     )
     reader = JsonlReader(folders["extracted"])
     run("signatures", [reader, MinhashDedupSignature(folders["signatures"], config)])
-    run("buckets", [MinhashDedupBuckets(folders["signatures"], folders["buckets"], config=config)], tasks=config.num_buckets)
+    run(
+        "buckets",
+        [MinhashDedupBuckets(folders["signatures"], folders["buckets"], config=config)],
+        tasks=config.num_buckets,
+    )
     run("clusters", [MinhashDedupCluster(folders["buckets"], folders["removed"], config)])
     run("filter", [reader, MinhashDedupFilter(folders["removed"]), ParquetWriter(folders["kept"])])
 
