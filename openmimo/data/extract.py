@@ -109,7 +109,7 @@ def _from_html(page: Page) -> Document | Dropped:
     saved = Saved.for_page(source)
     save_code(tree, saved)
     save_formulas(tree, saved, source)
-    thread = find_thread(tree)
+    thread = find_thread(tree, source)
     text = render_thread(thread, plain_text) if thread else main_text(tree.html or "", saved)
     return document_of(page, saved.put_back(text), title=title, language=language, tags=tags)
 
