@@ -45,7 +45,7 @@ class Engine:
     title: str = ""
     """Selector of the thread's title."""
     repeats: str = ""
-    """Selector of what holds copies of posts that stand elsewhere on the page."""
+    """Selector of what holds copies of posts that stand elsewhere on the page, signatures, or posts that were deleted."""
 
 
 ENGINES = (
@@ -117,14 +117,14 @@ ENGINES = (
     Engine(
         "Invision", ("cPost_contentWrap", "ipsComment", "commentContent"),
         "[data-role='commentContent'], .cPost_contentWrap .ipsType_richText, .post.entry-content", post="article, .ipsComment",
-        score=".ipsReact_reactCount", repeats="[data-role='recommendedComments']", chrome=".ipsQuote_citation + .ipsQuote_toggle, .ipsItemSignature, .ipsSpoiler_header",
+        score=".ipsReact_reactCount", repeats="[data-role='recommendedComments'], [data-role='memberSignature']", chrome=".ipsQuote_citation + .ipsQuote_toggle, .ipsItemSignature, .ipsSpoiler_header",
         title="h1.ipsType_pageTitle, .ipsType_pageTitle",
     ),
     Engine("MyBB", ("post_body",), ".post_body", chrome=".post_edit, .signature", title=".thead strong"),
     Engine("SMF", ('id="msg_', "SimpleMachines", "simplemachines"), ".post .inner, .inner[id^='msg_'], div.post[id^='msg_']", chrome=".signature, .modified"),
     Engine("NodeBB", ('component="post', "nodebb", "NodeBB"), "[component='post/content'], [component='post'] .content, ul.posts .content",
-           post="[component='post'], li", score="[component='post/vote-count']", title="[component='topic/title'], [component='post/header'] span"),
-    Engine("Flarum", ("PostStream",), ".PostStream .Post-body", chrome=".Post-mentionedBy, .PostMention-preview", title=".DiscussionHero-title, h1"),
+           post="[component='post'], li", score="[component='post/vote-count']", repeats=".deleted", title="[component='topic/title'], [component='post/header'] span"),
+    Engine("Flarum", ("PostStream",), ".PostStream .Post-body", post="article.CommentPost", accepted=".Post--bestAnswer", repeats=".item-bestAnswerPost", chrome=".Post-mentionedBy, .PostMention-preview", title=".DiscussionHero-title, h1"),
     Engine("Flarum (without scripts)", ("flarum-content",), "#flarum-content .Post-body", title="#flarum-content h1"),
     Engine("bbPress", ("bbp-reply-content", "bbp-topic-content"), ".bbp-reply-content, .bbp-topic-content",
            chrome=".bbp-reply-revision-log, .bbp-topic-revision-log, .bbp-signature, .bbp-reply-header, .bbp-meta", title="h1.entry-title, h1, .bbp-topic-title"),
@@ -160,6 +160,8 @@ ENGINES = (
     Engine("V2EX", ("reply_content", "topic_content"), ".topic_content, .reply_content", title=".header h1, h1"),
     Engine("Lobsters", ("story_text", "comment_text"), ".story_text, .comment_text", opener=".story_text", later="comment", post=".story, .comment", score=".score, .upvoter"),
     Engine("Misago", ("misago-",), ".post-body article, .post-body .misago-markup, .post .misago-markup"),
+    Engine("X", ("tweetText",), "article [data-testid='tweetText']", later="comment"),
+    Engine("Imgur", ("GalleryComment",), ".Gallery-Content--descr, .GalleryComment-body", opener=".Gallery-Content--descr", later="comment", title=".Gallery-Title"),
     Engine("GitLab", ("note-text", "issuable-discussion"), ".detail-page-description .md, .note-text.md, .note-text", later="comment", title="h1.title"),
 )  # fmt: skip
 """In the order of trying; the first that finds a thread's posts is believed."""
