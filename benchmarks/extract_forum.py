@@ -50,7 +50,7 @@ ANCHORS = {
     "Invision": (r'id="elComment_\d+"', {r'<article[^>]*id="elComment_\d+"': "post"}),
     "XenForo": (r'id="js-post-\d+"', {r'id="js-post-\d+"': "post"}),
     "vBulletin": (r"vBulletin", {r'<li[^>]*data-node-id="\d+"[^>]*class="[^"]*b-post|id="post_message_\d+"': "post"}),
-    "NodeBB": (r'data-pid="\d+"', {r'<li[^>]*component="post"': "post"}),
+    "NodeBB": (r'data-pid="\d+"', {r'<li(?![^>]*\bdeleted\b)[^>]*component="post"': "post"}),
     "MyBB": (r'id="pid_\d+"', {r'id="pid_\d+"': "post"}),
     "Flarum": (r'class="PostStream', {r'class="PostStream-item[^>]*data-type="comment"': "post"}),
     "Reddit": (r"<shreddit-post ", {r"<shreddit-post ": "question", r"<shreddit-comment ": "comment"}),

@@ -21,7 +21,7 @@ class Engine:
 
     name: str
     marks: tuple[str, ...]
-    """Source text, any of which a page of this engine contains; cheap to look for, so checked first."""
+    """Pieces of class names, ids or test ids, any of which a page of this engine has; looked for before anything else."""
     posts: str
     """CSS selector of the elements that hold a post's words, opener included, none inside another."""
     post: str = ""
@@ -50,7 +50,7 @@ class Engine:
 
 ENGINES = (
     Engine(
-        "Stack Exchange", ("js-post-body", 'id="question"', "data-questionid"),
+        "Stack Exchange", ("js-post-body", "post-text"),
         ".js-post-body, #question .post-text, .answer .post-text, #question .s-prose, .answer .s-prose",
         post="#question, .question, .answer", opener="#question .js-post-body, .question .js-post-body, "
         "#question .post-text, .question .post-text, #question .s-prose",
@@ -60,7 +60,7 @@ ENGINES = (
         title="#question-header h1",
     ),
     Engine(
-        "Discourse", ("crawler-post", "topic-post", 'content="Discourse'),
+        "Discourse", ("crawler-post", "topic-post"),
         ".crawler-post .post, .topic-post .regular .cooked, .topic-post article .cooked, article[data-post-id] .cooked",
         post=".crawler-post, .topic-post, article[data-post-id]",
         score=".post-likes, [itemprop='userInteractionCount'], button.like-count",
@@ -68,7 +68,7 @@ ENGINES = (
         title="#topic-title h1, .fancy-title, h1[itemprop='headline']",
     ),
     Engine(
-        "GitHub", ("js-discussion", "timeline-comment", "issue-body"),
+        "GitHub", ("js-discussion", "timeline-comment", "react-issue-comment", "issue-body", "comment-body"),
         "[data-testid='issue-body'] .markdown-body, .react-issue-comment .markdown-body, "
         "[data-testid='comment-body'] .markdown-body, .timeline-comment .comment-body, .js-comment-body, "
         ".timeline-comment .markdown-body",
@@ -76,7 +76,7 @@ ENGINES = (
         title="[data-testid='issue-title'], .js-issue-title, .gh-header-title",
     ),
     Engine(
-        "Hacker News", ("athing comtr", "hnuser", "news.css"), ".toptext, .fatitem .commtext, .comtr .commtext",
+        "Hacker News", ("comtr", "hnuser", "fatitem"), ".toptext, .fatitem .commtext, .comtr .commtext",
         post=".fatitem", opener=".toptext", later="comment", score=".score", chrome=".reply, .reply + *", title=".titleline a, .title a",
     ),
     Engine(
@@ -84,21 +84,21 @@ ENGINES = (
         opener=".thing.link .usertext-body .md", later="comment", score=".score.unvoted, .score", title="a.title",
     ),
     Engine(
-        "Reddit", ("shreddit-post", "shreddit-comment"), "shreddit-post [slot='text-body'], shreddit-comment [slot='comment']",
+        "Reddit", ("<shreddit-",), "shreddit-post [slot='text-body'], shreddit-comment [slot='comment']",
         post="shreddit-post, shreddit-comment", opener="shreddit-post [slot='text-body']", later="comment",
         score="@score", chrome="button, [slot='read-more-button']", title="h1[slot='title'], shreddit-title, h1",
     ),
     Engine(
-        "Reddit (2018)", ('data-test-id="post-content"', 'data-testid="comment"'),
+        "Reddit (2018)", ("post-content", "comment"),
         "[data-test-id='post-content'] [data-click-id='text'], [data-testid='comment']",
         opener="[data-test-id='post-content'] [data-click-id='text']", later="comment",
     ),
     Engine(
-        "phpBB", ("phpbb", "section-viewtopic", "viewtopic"), "div.postbody .content, td .postbody, span.postbody",
+        "phpBB", ("phpbb", "section-viewtopic", "postbody"), "div.postbody .content, td .postbody, span.postbody",
         chrome=".signature, .notice, .attachbox, dl.thanks, dl.hidden", title="h2.topic-title, .topic-title, a.titles, .maintitle",
     ),
     Engine(
-        "Discuz", ("postmessage_", "t_msgfont", "Discuz"), "[id^='postmessage_'], td.t_f, div.t_msgfont, .display .message",
+        "Discuz", ("postmessage_", "t_msgfont", "t_fsz"), "[id^='postmessage_'], td.t_f, div.t_msgfont, .display .message",
         comments=".pstl .psti", chrome=".pstatus, .attach_nopermission, .jammer, i.pstatus, .locked, .a_pr, .aimg_tip, .tip",
         title="#thread_subject, h1.ts, .threadtitle h1",
     ),
@@ -108,8 +108,8 @@ ENGINES = (
         title=".threadtitle, .js-main-title, td.navbar strong, h1",
     ),
     Engine(
-        "XenForo", ("message-body", "messageText", "XenForo", "data-xf"),
-        ".message-body .bbWrapper, .messageText, .message--post .message-content .bbWrapper",
+        "XenForo", ("message-body", "messageText"),
+        ".message-body .bbWrapper, .message .messageText, .message--post .message-content .bbWrapper",
         comments=".comment-body .bbWrapper", comment=".comment",
         chrome=".bbCodeBlock-sourceJump, .bbCodeBlock-expandLink, .bbCodeBlock-shrinkLink, .messageTextEndMarker, .attribution a, .js-selectToQuoteEnd",
         title="h1.p-title-value, .titleBar h1",
@@ -120,9 +120,9 @@ ENGINES = (
         score=".ipsReact_reactCount", repeats="[data-role='recommendedComments'], [data-role='memberSignature']", chrome=".ipsQuote_citation + .ipsQuote_toggle, .ipsItemSignature, .ipsSpoiler_header",
         title="h1.ipsType_pageTitle, .ipsType_pageTitle",
     ),
-    Engine("MyBB", ("post_body",), ".post_body", chrome=".post_edit, .signature", title=".thead strong"),
-    Engine("SMF", ('id="msg_', "SimpleMachines", "simplemachines"), ".post .inner, .inner[id^='msg_'], div.post[id^='msg_']", chrome=".signature, .modified"),
-    Engine("NodeBB", ('component="post', "nodebb", "NodeBB"), "[component='post/content'], [component='post'] .content, ul.posts .content",
+    Engine("MyBB", ("post_body scaleimages", "post classic"), ".post_body", chrome=".post_edit, .signature", title=".thead strong"),
+    Engine("SMF", ("msg_",), ".post .inner, .inner[id^='msg_'], div.post[id^='msg_']", chrome=".signature, .modified"),
+    Engine("NodeBB", ("posts",), "[component='post/content'], [component='post'] .content, ul.posts .content",
            post="[component='post'], li", score="[component='post/vote-count']", repeats=".deleted", title="[component='topic/title'], [component='post/header'] span"),
     Engine("Flarum", ("PostStream",), ".PostStream .Post-body", post="article.CommentPost", accepted=".Post--bestAnswer", repeats=".item-bestAnswerPost", chrome=".Post-mentionedBy, .PostMention-preview", title=".DiscussionHero-title, h1"),
     Engine("Flarum (without scripts)", ("flarum-content",), "#flarum-content .Post-body", title="#flarum-content h1"),
@@ -131,20 +131,20 @@ ENGINES = (
     Engine("wpForo", ("wpforo-post-content",), ".wpforo-post-content", post=".post-wrap", comments=".wpforo-comment-text", score=".wpfvote-num, .votes",
            chrome=".wpforo-post-signature, .wpforo-post-content-bottom, .wpf-post-button-actions, .wpforo-action-buttons-wrap, .wpf-buttons, .bottom, .wpforo-post-signature-wrap",
            title="#wpforo-title, .wpforo-topic-title"),
-    Engine("Asgaros", ("post-quote-container", "asgaros"), ".post-element .post-message", chrome=".post-footer, .forum-post-header, .signature, .uploaded-files-title", title=".main-title-topic, .main-title"),
-    Engine("Kunena", ("kmsg", "kunena"), ".kmsg", chrome=".ksig", title=".kunena-topic-item h1, h1"),
+    Engine("Asgaros", ("post-quote-container", "post-message"), ".post-element .post-message", chrome=".post-footer, .forum-post-header, .signature, .uploaded-files-title", title=".main-title-topic, .main-title"),
+    Engine("Kunena", ("kmsg",), ".kmsg", chrome=".ksig", title=".kunena-topic-item h1, h1"),
     Engine("FlaskBB", ("topic-body",), ".topic-body .post-content", chrome=".post-footer, .post-signature", title=".topic-head, .card-header"),
     Engine("Simple:Press", ("spPostContent",), "[id^='spPostIndexContent'], .spPostContent", title=".spTopicViewName, .spHeaderName"),
     Engine("Talkyard", ("dw-p-bd",), ".dw-p-bd-blk", chrome=".dw-p-ttl, .esP_By", title=".dw-p-ttl h1, h1"),
-    Engine("UBB.threads", ("ubbthreads", "post-content"), ".post-content [id^='body'], .post_inner [id^='body']", title=".topic-subject, h1"),
-    Engine("Vanilla", ("Message userContent", "vanilla"), ".Message.userContent, .Item-Body .userContent, .MessageList .Message", title=".PageTitle h1, h1"),
+    Engine("UBB.threads", ("post_inner",), ".post-content [id^='body'], .post_inner [id^='body']", title=".topic-subject, h1"),
+    Engine("Vanilla", ("userContent", "MessageList"), ".Message.userContent, .Item-Body .userContent, .MessageList .Message", title=".PageTitle h1, h1"),
     Engine("Khoros", ("lia-message-body",), ".lia-message-body-content", post=".lia-message-view, .lia-panel-message", score=".MessageKudosCount",
            accepted=".lia-accepted-solution, .lia-message-view-accepted-solution", chrome=".lia-message-signature, .lia-rating-metoo"),
     Engine("Question2Answer", ("qa-q-view",), ".qa-q-view-content, .qa-a-item-content", post=".qa-q-view, .qa-a-list-item", comments=".qa-c-item-content",
            score=".qa-netvote-count-data", accepted=".qa-a-list-item-selected, .qa-a-selected", title=".qa-main-heading h1, h1"),
     Engine("DWQA", ("dwqa-",), ".dwqa-question-content, .dwqa-answer-content", post=".dwqa-question-item, .dwqa-answer-item", comments=".dwqa-comment-content, .dwqa-comment-text",
            score=".dwqa-vote-count", accepted=".dwqa-best-answer", chrome=".dwqa-question-footer, .dwqa-answer-footer"),
-    Engine("AnsPress", ("anspress", "ap-q-content"), ".ap-q-content, .ap-answer-content, .ap-a-content", post="[ap='question'], [ap='answer'], .answer", comments=".comment-content", score=".ap-vote .net-vote-count, .net-vote-count",
+    Engine("AnsPress", ("anspress", "ap-q-content", "ap-answer"), ".ap-q-content, .ap-answer-content, .ap-a-content", post="[ap='question'], [ap='answer'], .answer", comments=".comment-content", score=".ap-vote .net-vote-count, .net-vote-count",
            accepted=".best-answer"),
     Engine("Answer", ("answer-item", "questionDetailPage"), ".questionDetailPage article, #question article, .answer-item article",
            comments=".comment-item .fmt", accepted=".accepted-answer"),
@@ -158,7 +158,7 @@ ENGINES = (
     Engine("LiveJournal", ("j-c-text", "j-e-text", "b-singlepost-body"), ".j-e-text, .aentry-post__text, .b-singlepost-body, .j-c-text", later="comment", chrome=".ljedittime, .j-c-edited, .ljtags, .lj-like"),
     Engine("Homeland", ("topic-detail",), ".topic-detail .markdown, .reply .markdown, .replies .markdown", title=".topic-detail h1, .topic-title"),
     Engine("V2EX", ("reply_content", "topic_content"), ".topic_content, .reply_content", title=".header h1, h1"),
-    Engine("Lobsters", ("story_text", "comment_text"), ".story_text, .comment_text", opener=".story_text", later="comment", post=".story, .comment", score=".score, .upvoter"),
+    Engine("Lobsters", ("story_text",), ".story_text, .comment_text", opener=".story_text", later="comment", post=".story, .comment", score=".score, .upvoter"),
     Engine("Misago", ("misago-",), ".post-body article, .post-body .misago-markup, .post .misago-markup"),
     Engine("X", ("tweetText",), "article [data-testid='tweetText']", later="comment"),
     Engine("Imgur", ("GalleryComment",), ".Gallery-Content--descr, .GalleryComment-body", opener=".Gallery-Content--descr", later="comment", title=".Gallery-Title"),

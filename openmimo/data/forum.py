@@ -46,8 +46,9 @@ def find_thread(tree: Any, source: str) -> Thread | None:
         tree: the page, parsed by selectolax.
         source: the page's markup.
     """
+    names = _names(source)
     for engine in ENGINES:
-        if any(mark in source for mark in engine.marks):
+        if any(mark in names for mark in engine.marks):
             posts = _with_words(_engine_posts(tree, engine))
             if posts:
                 return Thread(_thread_title(tree, engine.title), posts)
@@ -55,7 +56,7 @@ def find_thread(tree: Any, source: str) -> Thread | None:
         posts = _with_words(_schema_org(tree))
         if len(posts) > 1:
             return Thread(_thread_title(tree), posts)
-    if sum(source.count(word) for word in ("reply", "comment", "answer", "post", "message")) >= 6:
+    if any(word in names for word in ("reply", "comment", "answer", "post", "essage", "question", "opic")):
         posts = _with_words(_named_blocks(tree))
         if posts:
             return Thread(_thread_title(tree), posts)
@@ -74,6 +75,19 @@ def render_thread(thread: Thread, to_text: Callable[[str], str]) -> str:
         label = post.role.capitalize() + (f" ({', '.join(facts)})" if facts else "")
         parts.append(f"{label}: {text}" if post.role == "comment" else f"{label}:\n\n{text}")
     return "\n\n".join(parts)
+
+
+_NAMES = re.compile("class=[\"']([^\"']*)")
+_IDS = re.compile(" id=[\"']([^\"']*)")
+_TEST_IDS = re.compile("data-testid=[\"']([^\"']*)")
+
+
+def _names(source: str) -> str:
+    """The page's class names, ids and test ids, each once: a twentieth of its size, and all that marks are found in."""
+    found = {*_NAMES.findall(source), *_IDS.findall(source), *_TEST_IDS.findall(source)}
+    if not found:  # a page without quotes
+        return source
+    return "\n".join(found) + ("<shreddit-" if "<shreddit-" in source else "")
 
 
 def _with_words(posts: Iterator[Post]) -> tuple[Post, ...]:
@@ -219,35 +233,54 @@ def _item_around(node: Any) -> Any:
 # ---- forums that no row knows --------------------------------------------------------------------------------------
 
 _BODY = re.compile(
-    r"(?:(?:post|reply|comment|message|answer|question|topic|thread|response)s?[_-]{0,2}"
-    r"(?:body|content|text|message|copy|inner|html|detail|description)s?|"
-    r"(?:markdown|rich-?text|user-?content|ugc)(?:[_-]?(?:body|content|text))?)(?:$|[\s_\d-])",
+    r"(?:post|reply|comment|message|answer|question|topic|thread|response)s?[_-]{0,2}"
+    r"(?:body|content|text|message|copy|inner|html|detail|description)s?(?:$|[\s_\d-])",
     re.IGNORECASE,
 )
+_PLAIN_BODY = re.compile(
+    r"(?:markdown|rich-?text|user-?content|prose)(?:[_-]?(?:body|content|text))?(?:$|[\s_\d-])", re.I
+)
+_TALK = re.compile(r"reply|replies|comment|answer", re.IGNORECASE)
 _NOT_BODY = re.compile(
     r"(?:^|[\s_-])(?:nav|menu|sidebar|footer|related|recommend\w*|widget|preview|author|user|profile|avatar|meta|form|editor|"
     r"breadcrumbs?|share|toolbar|actions?|header|title)(?:$|[\s_-])",
     re.IGNORECASE,
 )
 _OUTSIDE = ("nav", "aside", "footer", "form", "header", "head")
+MIN_SHARE = 0.4  # ours: of a page's words that named blocks must hold
 
 
 def _named_blocks(tree: Any) -> Iterator[Post]:
-    """Unknown boards: blocks whose class names a post's body; at least three, or two that hold most of the words."""
-    found = [
-        node
-        for node in tree.css("div[class], td[class], section[class], li[class], article[class], p[class], span[class]")
-        if _BODY.search(name := node.attributes.get("class") or "") and not _NOT_BODY.search(name)
-        and not _is_outside(node)
-    ]  # fmt: skip
-    if len(found) < 2:
+    """Unknown boards: blocks whose class names a post's body, two of them alike, that hold much of the page's words.
+
+    An article with remarks below it holds most of its words outside of such blocks, and is left to main-content
+    extraction.
+    """
+    found = []
+    for node in tree.css("div[class], td[class], section[class], li[class], article[class], p[class], span[class]"):
+        name = node.attributes.get("class") or ""
+        if (_BODY.search(name) or (_PLAIN_BODY.search(name) and _in_talk(node))) and not _NOT_BODY.search(name):
+            found.append(node)
+    bodies = [node for node in _innermost_of_equal(found) if not _is_outside(node)] if len(found) > 1 else []
+    counts = Counter(_kind(node) for node in bodies)
+    if max(counts.values(), default=0) < 2:
         return
-    bodies = [node for node in _innermost_of_equal(found) if len(node.text() or "") > 1]
-    words = sum(len((node.text() or "").strip()) for node in bodies)
-    repeated = max(Counter(_kind(node) for node in bodies).values(), default=0)
-    if (repeated >= 2 and len(bodies) >= 3) or (len(bodies) == 2 and words * 2 > len(tree.body.text() or "")):
-        for number, node in enumerate(bodies):
-            yield Post("answer" if number else "question", _inner(node))
+    whole = len(tree.body.text()) - sum(len(node.text()) for node in tree.css("body script, body style"))
+    if sum(len(node.text()) for node in bodies) < MIN_SHARE * whole:
+        return
+    for number, node in enumerate(bodies):
+        yield Post("answer" if number else "question", _inner(node))
+
+
+def _in_talk(node: Any) -> bool:
+    """Whether one of the three elements around a block is about replies."""
+    for _ in range(3):
+        node = node.parent
+        if node is None or node.tag == "body":
+            return False
+        if _TALK.search(f"{node.attributes.get('class')} {node.attributes.get('id')}"):
+            return True
+    return False
 
 
 def _kind(node: Any) -> str:
