@@ -148,7 +148,7 @@ ENGINES = (
            accepted=".best-answer"),
     Engine("Answer", ("answer-item", "questionDetailPage"), ".questionDetailPage article, #question article, .answer-item article",
            comments=".comment-item .fmt", accepted=".accepted-answer"),
-    Engine("CodeProject", ("answer-row",), ".question .container-content > .container-question, .answer-row .text",
+    Engine("CodeProject", ("answer-row", "container-question"), ".question .container-content > .container-question, .answer-row .text",
            comments=".comment-item .comment-content", chrome=".signature, .comment-meta", title=".question .header h2, .header"),
     Engine("Zhihu", ("QuestionAnswer", "RichContent-inner"), ".QuestionRichText .RichText, .RichContent-inner .RichText, .RichContent-inner", opener=".QuestionRichText .RichText",
            post=".AnswerItem, .ContentItem", score=".VoteButton--up", comments=".CommentContent", title="h1.QuestionHeader-title"),

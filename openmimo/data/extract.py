@@ -19,7 +19,7 @@ from openmimo.data.charset import decode
 from openmimo.data.dom import inside, outermost
 from openmimo.data.hostile import hostile_markup
 from openmimo.data.mathml import clean_tex, mathml_to_tex
-from openmimo.data.read import DOCUMENT, Page
+from openmimo.data.read import DOCUMENT, Oversized, Page
 from openmimo.types import Document
 
 MAX_HTML_BYTES = 20_000_000  # ours: a parsed page takes about ten times its size
@@ -54,7 +54,7 @@ def extract(page: Page) -> Document | Dropped:
                 return Dropped("hostile markup", wrong)
             return _from_html(page)
     except Exception as error:  # a hostile page is expected data
-        kind = "broken row" if media == DOCUMENT else "broken page"
+        kind = "broken row" if media == DOCUMENT else "too large" if isinstance(error, Oversized) else "broken page"
         return Dropped(kind, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200])
     return Dropped("not a text page", media)
 
