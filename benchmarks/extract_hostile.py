@@ -2,11 +2,11 @@
 
     python benchmarks/extract_hostile.py [benchmarks/results/extract_hostile.json]
 
-`openmimo data extract`, as a user runs it, on a folder of good pages with each kind of hostile input between them: pages
-of 100 MB, 100,000 open elements (balanced, unclosed, tables, MathML), a million attributes, broken UTF-8, NULs, twenty
-megabytes of tags, formula delimiters without end; an archive with torn gzip members, a record and a Content-Encoding
-that swell to hundreds of megabytes, a header without end; a PDF whose pages swell. Each kind runs by itself beside six good pages, then
-all together.
+`openmimo data extract`, as a user runs it, on a folder of good pages with each kind of hostile input between them:
+pages of 100 MB, 100,000 open elements (balanced, unclosed, tables, MathML), a million attributes, broken UTF-8, NULs,
+twenty megabytes of tags, formula delimiters without end; an archive with torn gzip members, a record and a
+Content-Encoding that swell to hundreds of megabytes, a header without end; a PDF whose page swells. Each kind runs by
+itself beside six good pages, then all together.
 
 Figures: wall-clock seconds, and the peak of the whole process tree's resident memory, each process in full, sampled
 every 20 ms (shared pages count as often as they are mapped); whether each good page's document came out the same as

@@ -32,6 +32,7 @@ KNOWN_SUFFIXES = (*HTML_SUFFIXES, *WARC_SUFFIXES, *JSONL_SUFFIXES, ".parquet", "
 MAX_PAGE_BYTES = {"application/pdf": 30_000_000}  # ours
 MAX_OTHER_BYTES = 20_000_000
 """Of one page, decompressed: a parsed page takes about ten times its size."""
+MAX_FALSE_STARTS = 100_000  # ours: bytes that look like a gzip member and are none, before an archive is given up
 MAX_ROW_BYTES = 64_000_000  # ours: one document's line of jsonl
 
 ROW_FIELDS = ("id", "url", "title", "text", "source", "language", "tags", "cluster_id", "cluster_size")
@@ -184,8 +185,8 @@ def _warc(path: Path, name: str, broken: Report, start: int, at: Callable[[int],
             position = next_record(data, behind + 1, gzipped=gzipped)
             if run.failed and (run.inside or run.num_records == 0 or position is None):
                 broken(f"{name}@{behind}", run.failed)
-            elif position is None and gzipped and not run.cut and not _ends_whole(data, behind):
-                broken(f"{name}@{behind}", "cut short: the last gzip member has no end")
+            elif position is None and gzipped and not run.cut and (wrong := _wrong_at_end(data, behind)):
+                broken(f"{name}@{behind}", wrong)
 
 
 @dataclass(slots=True)
@@ -232,9 +233,12 @@ def _records(file: Any, name: str, broken: Report, at: Callable[[int], None], ru
 
 
 def next_record(data: Any, position: int, *, gzipped: bool) -> int | None:
-    """The first byte from `position` on where a WARC record begins (a gzip member of its own, if gzipped)."""
+    """The first byte from `position` on where a WARC record begins (a gzip member of its own, if gzipped), or None."""
     mark = b"\x1f\x8b\x08" if gzipped else b"\nWARC/1."
-    while (found := data.find(mark, position)) >= 0:
+    for _ in range(MAX_FALSE_STARTS):
+        found = data.find(mark, position)
+        if found < 0:
+            return None
         if not gzipped:
             return int(found) + 1
         try:
@@ -246,17 +250,23 @@ def next_record(data: Any, position: int, *, gzipped: bool) -> int | None:
     return None
 
 
-def _ends_whole(data: Any, position: int) -> bool:
-    """Whether the gzip member that begins at `position` has its end; one too large to be a record is not judged."""
+def _wrong_at_end(data: Any, position: int) -> str:
+    """What is wrong with the gzip member that begins at `position` as the last of a file, empty if nothing is.
+
+    One too large to be a record is not judged.
+    """
     inflate = zlib.decompressobj(31)
     for begin in range(position, len(data), 1 << 20):
         piece = data[begin : begin + (1 << 20)]
         while piece and not inflate.eof:
             inflate.decompress(piece, 1 << 22)
             piece = inflate.unconsumed_tail
-        if inflate.eof or begin - position > MAX_OTHER_BYTES:
-            return True
-    return False
+        if inflate.eof:
+            rest = len(inflate.unused_data) + max(0, len(data) - begin - (1 << 20))
+            return f"cut short: no record in the last {rest} bytes" if rest else ""
+        if begin - position > MAX_OTHER_BYTES:
+            return ""
+    return "cut short: the last gzip member has no end"
 
 
 def _page_of(record: Any, url: str, block: bytes, limit: int) -> tuple[Page | None, str]:
