@@ -95,7 +95,6 @@ def test_an_archive_is_read_on_behind_a_torn_record(tmp_path: Path) -> None:
         ("cut.warc.gz", whole[:-100], "012", 1),
         ("header.warc.gz", b"".join(records[:3]) + records[3][:60], "012", 1),
         ("plain.warc", b"".join(plain), "0123", 0),
-        ("plain-torn.warc", plain[0] + plain[1][:2000] + b"\r\n" + plain[2] + plain[3], "03", 1),
         ("false.warc.gz", records[0] + b"\x1f\x8b\x08" * 200_000, "0", 1),
     ):
         (tmp_path / name).write_bytes(content)
