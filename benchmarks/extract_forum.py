@@ -14,7 +14,7 @@ Order and roles are read a second time from the source alone, by the ids that en
 one id to the next belongs to one post. A post of ours counts if it is matched, in order, to a post of the same role
 that contains nine tenths of its letter 5-grams; the share is of the larger number of posts, so a lost, doubled, swapped
 or invented post costs as much. Posts without words (deleted, pictures) are left out of ours. Give `--peer PYTHON` to
-measure trafilatura from another environment in the same run (forum_peer.py).
+measure trafilatura and magic-html from another environment in the same run (forum_peer.py).
 """
 
 from __future__ import annotations
@@ -64,14 +64,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", type=Path, required=True, help="magic-html's benchmark/data/forum")
     parser.add_argument("--more", type=Path, help="folder of saved pages, the threads among which count as unseen")
-    parser.add_argument("--peer", help="python of an environment that has trafilatura")
+    parser.add_argument("--peer", help="python of an environment that has trafilatura and magic-html's needs")
     arguments, _ = parser.parse_known_args()
     gold = json.loads((arguments.pages / "base.json").read_text(encoding="utf-8"))
     sources = {key: (arguments.pages / "htmls" / f"{key}.html").read_bytes() for key in sorted(gold)}
     texts = {key: text_of(source, gold[key]["url"]) for key, source in sources.items()}
     figures: dict[str, Any] = {"char 5-gram F1": f1_table(gold, texts)}
     if arguments.peer:
-        figures["char 5-gram F1 of trafilatura"] = f1_table(gold, peer_texts(arguments.peer, arguments.pages))
+        for name, found in peer_texts(arguments.peer, arguments.pages).items():
+            figures[f"char 5-gram F1 of {name}"] = f1_table(gold, found)
     seen = {key for rank, key in enumerate(sources) if half_of(rank) == "seen" or key.startswith(LOOKED_AT)}
     pages = [(key[:8], "seen" if key in seen else "unseen", source) for key, source in sources.items()]
     if arguments.more:
@@ -106,9 +107,11 @@ def text_of(source: bytes, url: str) -> str:
     return getattr(extract(Page(url, source, "text/html; charset=utf-8", "web")), "text", "")
 
 
-def peer_texts(python: str, pages: Path) -> dict[str, str]:
+def peer_texts(python: str, pages: Path) -> dict[str, dict[str, str]]:
     command = [python, str(ROOT / "benchmarks" / "forum_peer.py"), str(pages)]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().split("\n")[-1]
+    )
 
 
 # ---- text ----------------------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ _LABELS = {
     "dos-874": "cp874", "windows-874": "cp874", "unicode": "utf-8", "utf8mb4": "utf-8",
     "x-mac-cyrillic": "mac_cyrillic",
 }  # fmt: skip
+_NO_PAGE = frozenset(("undefined", "idna", "punycode", "utf-7", "unicode-escape", "raw-unicode-escape", "mbcs", "oem"))
+"""Python's codecs that no page is in."""
 _META = re.compile(rb"<meta\s[^>]{0,500}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
 _XML = re.compile(rb"^\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([\w.:-]{2,40})")
 _HEADER = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
@@ -73,7 +75,7 @@ def codec_of(label: str) -> str:
         codec = codecs.lookup(_LABELS.get(label, label))
     except (LookupError, ValueError):
         return ""
-    if not codec._is_text_encoding or codec.name in ("undefined", "idna", "punycode", "utf-7"):
+    if not codec._is_text_encoding or codec.name in _NO_PAGE:
         return ""
     if codec.name.startswith(("utf-16", "utf-32")):  # a page whose declaration can be read is in neither
         return "utf-8"

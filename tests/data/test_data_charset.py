@@ -76,7 +76,9 @@ def test_labels_mean_what_browsers_take_them_for() -> None:
     assert [codec_of(label) for label in ("latin-1", "GB2312", "shift_jis", "x-sjis", "ks_c_5601-1987", "utf-16")] == [
         "cp1252", "gb18030", "cp932", "cp932", "cp949", "utf-8",
     ]  # fmt: skip
-    assert [codec_of(label) for label in ("undefined", "rot13", "hex", "", "\x00", "utf-7")] == [""] * 6
+    assert [codec_of(label) for label in ("undefined", "rot13", "hex", "", "\x00", "utf-7", "unicode_escape")] == [
+        ""
+    ] * 7
     assert declared_encodings(b'<?xml version="1.0" encoding="koi8-r"?>', "text/html; charset=latin1") == [
         "koi8-r", "cp1252",
     ]  # fmt: skip

@@ -201,4 +201,4 @@ def test_one_hostile_page_costs_nothing_but_itself(tmp_path: Path) -> None:
     counts = dedup_to([tmp_path], tmp_path / "out.jsonl")
     assert counts["documents"] == 2 and counts["dropped: broken row"] == 1
     kept = [json.loads(line)["text"] for line in (tmp_path / "out.jsonl").open()]
-    assert kept == ["a half ? of a pair"]
+    assert kept == ["a half ? of a pair", surrogate]  # no page is in a codec of Python's own
