@@ -1,4 +1,4 @@
-# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | litgpt | trl | clean
+# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | litgpt | trl | peers-forum | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,8 +10,10 @@ LITGPT := .venv-litgpt
 LITGPT_STAMP := $(LITGPT)/.installed
 TRL := .venv-trl
 TRL_STAMP := $(TRL)/.installed
+FORUM := .venv-forum
+FORUM_STAMP := $(FORUM)/.installed
 
-.PHONY: setup test test-slow check demo bench vllm check-vllm litgpt trl clean
+.PHONY: setup test test-slow check demo bench vllm check-vllm litgpt trl peers-forum clean
 
 setup: $(STAMP)
 
@@ -71,5 +73,14 @@ $(TRL_STAMP):
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" trl==1.16.0
 	touch $(TRL_STAMP)
 
+# trafilatura and what magic-html needs, the peers on forum pages (60 MB); magic-html itself is the cloned repository.
+peers-forum: $(FORUM_STAMP)
+
+$(FORUM_STAMP):
+	test -x $(FORUM)/bin/python || $(PYTHON) -m venv $(FORUM)
+	$(FORUM)/bin/python -m pip install --quiet --disable-pip-version-check trafilatura==2.1.0 lxml_html_clean \
+		beautifulsoup4 Brotli cchardet==2.2.0a2 charset_normalizer numpy py_asciimath urllib3
+	touch $(FORUM_STAMP)
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(LITGPT) $(TRL) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(LITGPT) $(TRL) $(FORUM) runs .mypy_cache .ruff_cache .pytest_cache
