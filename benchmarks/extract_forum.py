@@ -13,8 +13,8 @@ the mean recall over pages, as magic-html's own script adds up, and as the mean 
 Order and roles are read a second time from the source alone, by the ids that engines give their posts: everything from
 one id to the next belongs to one post. A post of ours counts if it is matched, in order, to a post of the same role
 that contains nine tenths of its letter 5-grams; the share is of the larger number of posts, so a lost, doubled, swapped
-or invented post costs as much. Posts without words (deleted, pictures) are left out of ours. Give `--peer .venv-forum/bin/python` (make peers-forum) to
-measure trafilatura and magic-html from another environment in the same run (forum_peer.py).
+or invented post costs as much. Posts without words (deleted, pictures) are left out of ours. `--peer
+.venv-forum/bin/python` (make peers-forum) measures trafilatura and magic-html in the same run (forum_peer.py).
 """
 
 from __future__ import annotations
