@@ -1,4 +1,4 @@
-# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | litgpt | trl | minhash-peers | clean
+# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | litgpt | trl | data-peers | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ LITGPT_STAMP := $(LITGPT)/.installed
 TRL := .venv-trl
 TRL_STAMP := $(TRL)/.installed
 
-.PHONY: setup test test-slow check demo bench vllm check-vllm litgpt trl minhash-peers clean
+.PHONY: setup test test-slow check demo bench vllm check-vllm litgpt trl data-peers clean
 
 setup: $(STAMP)
 
@@ -71,18 +71,25 @@ $(TRL_STAMP):
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" trl==1.16.0
 	touch $(TRL_STAMP)
 
-# The peers of MinHash signatures, each in an environment of its own (Daft is in ours). datatrove, which is also the peer
-# from WARC to Parquet, breaks on xxhash 4.
-minhash-peers: .venv-rensa/.installed .venv-datasketch/.installed .venv-datatrove/.installed
+# The peers of the data benchmarks, each in an environment of its own (Daft is in ours; 2 GB in all). datatrove breaks on
+# xxhash 4. OpenWebMath was written for an older resiliparse; its code and magic-html's are copies of their repositories,
+# which OPENWEBMATH=DIR and MAGIC_HTML=DIR or an argument name.
+DATA_PEERS := $(foreach name,rensa datasketch datatrove forum extract openwebmath,.venv-$(name)/.installed)
+data-peers: $(DATA_PEERS)
 
 .venv-rensa/.installed: PEER = rensa==0.5.0
 .venv-datasketch/.installed: PEER = datasketch==2.0.0 xxhash
 .venv-datatrove/.installed: PEER = 'datatrove[io,processing]==0.10.1' spacy lxml_html_clean 'xxhash<4'
+.venv-forum/.installed: PEER = trafilatura==2.1.0 lxml_html_clean beautifulsoup4 Brotli cchardet==2.2.0a2 \
+	charset_normalizer numpy py_asciimath urllib3
+.venv-extract/.installed: PEER = trafilatura==2.0.0 resiliparse==2.0.1 lxml_html_clean beautifulsoup4 py_asciimath Brotli \
+	cchardet==2.2.0a2 numpy urllib3
+.venv-openwebmath/.installed: PEER = resiliparse==0.14.7 'numpy<2' py_asciimath lxml tabulate pyyaml urllib3
 
-.venv-rensa/.installed .venv-datasketch/.installed .venv-datatrove/.installed:
+$(DATA_PEERS):
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PEER)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LITGPT) $(TRL) .venv-rensa .venv-datasketch .venv-datatrove runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-* runs .mypy_cache .ruff_cache .pytest_cache

@@ -1,6 +1,6 @@
 """Claim: from a WARC to deduplicated Parquet in a tenth of the CPU time of datatrove's recipe.
 
-    make minhash-peers
+    make data-peers
     python benchmarks/data_end_to_end.py [PAGES.jsonl.gz] [benchmarks/results/data_end_to_end.json]
 
 Pages are this machine's documentation and, if given, the field `html` of PAGES.jsonl.gz. Each stands in the archive
@@ -62,7 +62,7 @@ def cpu_s(*command: str) -> tuple[float, str]:
 def main() -> None:
     more = next((Path(word) for word in sys.argv[1:] if word.endswith(".jsonl.gz")), None)
     if not PEER.exists():
-        raise SystemExit("datatrove is missing: make minhash-peers")
+        raise SystemExit("datatrove is missing: make data-peers")
     found: dict[str, Any] = {}
     steps: dict[str, list[float]] = {"extract": [], "dedup": []}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """Claim: MinHash signatures, documents per CPU-second: 2.5x Daft, 6x rensa, 30x datasketch, 300x datatrove.
 
-    make minhash-peers
+    make data-peers
     OMP_NUM_THREADS=1 python benchmarks/dedup_signatures.py [benchmarks/results/dedup_signatures.json]
 
 112 hashes of word 5-grams, from texts to signatures, one thread, the same texts for all, lower case. Texts are runs of
@@ -81,7 +81,7 @@ class Maker:
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
         python = ROOT / f".venv-{ENVIRONMENT[name]}" / "bin" / "python" if name in ENVIRONMENT else sys.executable
         if not Path(python).exists():
-            raise SystemExit(f"{python} is missing: make minhash-peers")
+            raise SystemExit(f"{python} is missing: make data-peers")
         log = (folder / "log").open("wb")
         self.name, self.count = name, len(texts)
         self.process = subprocess.Popen(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,17 +147,29 @@ def data_stage(
 @data_app.command()
 def extract(
     inputs: Annotated[list[Path], typer.Argument(help="HTML, WARC(.gz), PDF files, or folders of them")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="OUT.jsonl or OUT.parquet")],
+    out: Annotated[str, typer.Option("--out", "-o", help="OUT.jsonl or OUT.parquet; - is JSONL on stdout")],
+    pdf_command: Annotated[
+        str, typer.Option(help="parse PDFs by a command of yours that prints the text: 'parser {input}'")
+    ] = "",
+    pdf_seconds: Annotated[float, typer.Option(help="time of that command for one PDF")] = 600.0,
+    workers: Annotated[int | None, typer.Option(help="extracting processes; default one a core, 3 at most")] = None,
     json: Json = False,
 ) -> None:
-    """Pages to documents: main text with formulas as TeX and code in fences.
+    """Pages to documents: main text with formulas as TeX and code in fences. Broken pages cost only themselves.
 
     Example: openmimo data extract pages/ -o documents.jsonl
     """
-    from openmimo.data.extract import extract_to
+    from openmimo.data.extract_files import bounds_of, extract_to
 
     _exist(inputs)
-    _tell(extract_to(inputs, out), json)
+    found = extract_to(inputs, out, bounds=bounds_of(workers, pdf_command, pdf_seconds))
+    if out == "-":
+        with redirect_stdout(sys.stderr):  # stdout is the documents'
+            _tell(found, json)
+    else:
+        _tell(found, json)
+    if not found["documents"]:
+        raise typer.Exit(1)
 
 
 @data_app.command()

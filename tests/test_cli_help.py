@@ -194,10 +194,8 @@ def test_inputs_of_which_nothing_can_be_read_are_refused_with_the_reason(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "a.jsonl").write_text("{nope\n")
-    (tmp_path / "a.pdf").write_text("no pdf")
-    for command, name, why in (("dedup", "a.jsonl", "a.jsonl:1: not a document row"), ("extract", "a.pdf", "%PDF-")):
-        line = mistake(capsys, "data", command, str(tmp_path / name), "-o", str(tmp_path / "out.jsonl"))
-        assert str(tmp_path / name) in line and why in line, line
+    line = mistake(capsys, "data", "dedup", str(tmp_path / "a.jsonl"), "-o", str(tmp_path / "out.jsonl"))
+    assert str(tmp_path / "a.jsonl") in line and "a.jsonl:1: not a document row" in line, line
     assert not (tmp_path / "out.jsonl").exists()
 
 

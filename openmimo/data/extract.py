@@ -11,15 +11,15 @@ from __future__ import annotations
 import html as html_entities
 import json
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from openmimo.data.charset import decode
 from openmimo.data.dom import inside, outermost
+from openmimo.data.hostile import hostile_markup
 from openmimo.data.mathml import clean_tex, mathml_to_tex
-from openmimo.data.read import DOCUMENT, Page
+from openmimo.data.read import DOCUMENT, Oversized, Page
 from openmimo.types import Document
 
 MAX_HTML_BYTES = 20_000_000  # ours: a parsed page takes about ten times its size
@@ -30,7 +30,7 @@ class Dropped:
     """Why a page gave no document."""
 
     reason: str
-    """One of `empty`, `not a text page`, `too large`, `broken page`, `broken row`."""
+    """One of `empty`, `not a text page`, `too large`, `hostile markup`, `broken page`, `broken row`."""
     detail: str = ""
 
 
@@ -44,71 +44,19 @@ def extract(page: Page) -> Document | Dropped:
             from openmimo.data.pdf import pdf_text
 
             title, text = pdf_text(page.content)
-            return _document(page, text, title=title)
+            return document_of(page, text, title=title)
         if media in ("text/plain", "text/markdown"):
-            return _document(page, decode(page.content, page.media_type))
+            return document_of(page, decode(page.content, page.media_type))
         if media in ("text/html", "application/xhtml+xml", ""):
             if len(page.content) > MAX_HTML_BYTES:
                 return Dropped("too large", f"{len(page.content)} bytes")
+            if wrong := hostile_markup(page.content):
+                return Dropped("hostile markup", wrong)
             return _from_html(page)
     except Exception as error:  # a hostile page is expected data
-        kind = "broken row" if media == DOCUMENT else "broken page"
+        kind = "broken row" if media == DOCUMENT else "too large" if isinstance(error, Oversized) else "broken page"
         return Dropped(kind, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200])
     return Dropped("not a text page", media)
-
-
-def extract_to(inputs: Sequence[Path], out: Path) -> dict[str, int]:
-    """Read and extract every input into one file of documents; the file appears whole or not at all.
-
-    Args:
-        out: `.jsonl` or `.parquet`.
-
-    Returns:
-        Counts: `pages`, `documents`, `dropped: REASON` for each reason, `broken inputs`.
-
-    Raises:
-        ValueError: if the inputs hold no page at all.
-    """
-    from openmimo.data.dedup import write_documents
-    from openmimo.data.read import broken_collector, nothing_read, read
-
-    report, broken = broken_collector()
-    counts: dict[str, int] = {"pages": 0, "documents": 0}
-
-    def documents() -> Iterator[Document]:
-        for page in read(inputs, broken=report):
-            counts["pages"] += 1
-            result = extract(page)
-            if isinstance(result, Dropped):
-                key = f"dropped: {result.reason}"
-                counts[key] = counts.get(key, 0) + 1
-            else:
-                counts["documents"] += 1
-                yield result
-        if not counts["pages"]:
-            raise nothing_read(inputs, broken)
-
-    write_documents(documents(), out)
-    counts["broken inputs"] = len(broken)
-    return counts
-
-
-def decode(content: bytes, media_type: str = "") -> str:
-    """Text of a page's bytes: byte-order mark, then the server's charset, the page's own, else detection."""
-    from resiliparse.parse.encoding import bytes_to_str, detect_encoding
-
-    charset = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", media_type, re.IGNORECASE)
-    named = charset.group(1) if charset else ""
-    if not named:
-        inside = re.search(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w.:-]+)", content[:4096], re.IGNORECASE)
-        named = inside.group(1).decode("ascii", "replace") if inside else ""
-    for bom, encoding in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
-        if content.startswith(bom):
-            return content[len(bom) :].decode(encoding, "replace")
-    try:
-        return content.decode(named or "utf-8")
-    except (UnicodeError, LookupError):  # also `undefined`, a codec that always fails
-        return str(bytes_to_str(content, detect_encoding(content) or "utf-8", errors="replace"))
 
 
 def document_id(url: str, text: str) -> str:
@@ -133,12 +81,15 @@ def _from_row(page: Page) -> Document | Dropped:
     return Document(**{**known, "id": known["id"] or document_id(known["url"], text)}, text=text, tags=tags)
 
 
-def _document(page: Page, text: str, *, title: str = "", language: str = "", tags: Any = None) -> Document | Dropped:
+def document_of(page: Page, text: str, *, title: str = "", language: str = "", tags: Any = None) -> Document | Dropped:
+    """The document with this text, or why there is none; detects the language if none is given."""
+    if page.robots:
+        tags = {**(tags or {}), "robots": ", ".join(filter(None, [(tags or {}).get("robots", ""), page.robots]))}
     text = _clean(text)
     if not text:
         return Dropped("empty")
     return Document(
-        id=document_id(page.url, text), url=page.url, text=text, source=page.source, title=title,
+        id=document_id(page.url or page.source, text), url=page.url, text=text, source=page.source, title=title,
         language=language or _language(text), tags=tags or {},
     )  # fmt: skip
 
@@ -158,9 +109,9 @@ def _from_html(page: Page) -> Document | Dropped:
     saved = Saved.for_page(source)
     save_code(tree, saved)
     save_formulas(tree, saved, source)
-    thread = find_thread(tree)
+    thread = find_thread(tree, source)
     text = render_thread(thread, plain_text) if thread else main_text(tree.html or "", saved)
-    return _document(page, saved.put_back(text), title=title, language=language, tags=tags)
+    return document_of(page, saved.put_back(text), title=title, language=language, tags=tags)
 
 
 def plain_text(fragment: str) -> str:

@@ -1,20 +1,22 @@
 """Threads: a question, its answers and comments, in order, with roles and scores (MiMo 2.1: forum pages).
 
-Main-content extraction keeps the longest post of a thread and loses the rest. Here each known kind of forum names its
-posts; a page that declares its posts to search engines (schema.org), or that repeats one kind of post block, is read
-the same way. Page chrome between posts (signatures, votes, share links) is left out.
+Main-content extraction keeps the longest post of a thread and loses the rest. Known kinds of forum name their posts
+(`engines.py`); a page that declares its posts to search engines (schema.org), or that repeats blocks whose class says
+post, reply, comment or answer, is read the same way. The thread's first post is its question, what follows it in a
+board answers, remarks on a post and replies in a discussion of comments are comments. Page chrome between posts
+(signatures, votes, share links) is left out.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from openmimo.data.dom import outermost, without_nested
-
-Role = Literal["question", "answer", "comment", "post"]
+from openmimo.data.engines import ENGINES, Engine, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +39,27 @@ class Thread:
     """In the order of the page, comments after what they comment on."""
 
 
-def find_thread(tree: Any) -> Thread | None:
-    """The thread on this page (a selectolax tree), or None if it holds none."""
-    for read_posts in (_stack_exchange, _discourse, _github, _phpbb, _other_boards, _schema_org, _repeated_blocks):
-        posts = [post for post in read_posts(tree) if re.sub(r"<[^>]+>|\s", "", post.html)]
+def find_thread(tree: Any, source: str) -> Thread | None:
+    """The thread on this page, or None if it holds none.
+
+    Args:
+        tree: the page, parsed by selectolax.
+        source: the page's markup.
+    """
+    names = _names(source)
+    for engine in ENGINES:
+        if any(mark in names for mark in engine.marks):
+            posts = _with_words(_engine_posts(tree, engine))
+            if posts:
+                return Thread(_thread_title(tree, engine.title), posts)
+    if "schema.org" in source:
+        posts = _with_words(_schema_org(tree))
+        if len(posts) > 1:
+            return Thread(_thread_title(tree), posts)
+    if any(word in names for word in ("reply", "comment", "answer", "post", "essage", "question", "opic")):
+        posts = _with_words(_named_blocks(tree))
         if posts:
-            return Thread(_thread_title(tree), tuple(posts))
+            return Thread(_thread_title(tree), posts)
     return None
 
 
@@ -60,33 +77,49 @@ def render_thread(thread: Thread, to_text: Callable[[str], str]) -> str:
     return "\n\n".join(parts)
 
 
-def _thread_title(tree: Any) -> str:
-    selectors = (
-        "#question-header h1", "[data-testid='issue-title']", ".js-issue-title", "h2.topic-title", "#topic-title h1",
-        "h1[itemprop='name']", "[itemprop='headline']", "h1", "h2", "title",
-    )  # fmt: skip
-    for selector in selectors:
-        node = tree.css_first(selector)
-        text = re.sub(r"\s+", " ", _content(node) if node is not None else "").strip()
-        if text:
-            return text
-    return ""
+_NAMES = re.compile("class=[\"']([^\"']*)")
+_IDS = re.compile(" id=[\"']([^\"']*)")
+_TEST_IDS = re.compile("data-testid=[\"']([^\"']*)")
 
 
-def _content(node: Any) -> str:
-    return str(node.attributes.get("content") or node.text() or "")
+def _names(source: str) -> str:
+    """The page's class names, ids and test ids, each once: a twentieth of its size, and all that marks are found in."""
+    found = {*_NAMES.findall(source), *_IDS.findall(source), *_TEST_IDS.findall(source)}
+    if not found:  # a page without quotes
+        return source
+    return "\n".join(found) + ("<shreddit-" if "<shreddit-" in source else "")
+
+
+def _with_words(posts: Iterator[Post]) -> tuple[Post, ...]:
+    """Without posts that say nothing, and those that a page holds twice (for readers without scripts, say)."""
+    seen: dict[str, Post] = {}
+    for post in posts:
+        words = re.sub(r"<[^>]+>|\s", "", post.html)
+        if words:
+            seen.setdefault(words if len(words) > 30 else f"{len(seen)} {words}", post)
+    return tuple(seen.values())
+
+
+def _thread_title(tree: Any, selector: str = "") -> str:
+    """What the engine calls the title, else the heading that the browser's title repeats, else any heading."""
+    if selector and (text := _words(tree.css_first(selector))):
+        return text
+    shown = _words(tree.css_first("title")).lower()
+    headings = [text for node in tree.css("h1, h2, [itemprop='name'], [itemprop='headline']") if (text := _words(node))]
+    return next((text for text in headings if len(text) > 3 and text.lower() in shown), headings[0] if headings else "")
+
+
+def _words(node: Any) -> str:
+    text = "" if node is None else node.attributes.get("content") or node.text() or ""
+    return re.sub(r"\s+", " ", text).strip()
 
 
 def _score(node: Any) -> int | None:
     """The number in a vote counter; `1.2k` is 1200."""
     if node is None:
         return None
-    raw = (
-        node.attributes.get("data-value")
-        or node.attributes.get("data-score")
-        or node.attributes.get("content")
-        or node.text()
-    )
+    found = (node.attributes.get(name) for name in ("data-value", "data-score", "content", "title"))
+    raw = next((value for value in found if value and re.search(r"\d", value)), None) or node.text()
     match = re.search(r"([-−]?\d[\d,]*\.?\d*)\s*(k)?", raw or "", re.IGNORECASE)
     if not match:
         return None
@@ -94,100 +127,80 @@ def _score(node: Any) -> int | None:
     return int(number * (1000 if match.group(2) else 1))
 
 
-def _inner(node: Any, *chrome: str) -> str:
-    """A body's markup without what surrounds the words."""
-    for selector in chrome:
-        for part in outermost(node, selector):
-            part.decompose()
-    return node.html or ""
-
-
-def _stack_exchange(tree: Any) -> Iterator[Post]:
-    question = tree.css_first("#question, .question[data-questionid]")
-    if question is None or tree.css_first(".js-post-body, .post-text, .s-prose") is None:
-        return
-    for node, role in [(question, "question"), *((n, "answer") for n in outermost(tree, "div.answer"))]:
-        body = node.css_first(".js-post-body, .post-text, .s-prose")
-        if body is None:
-            continue
-        votes = node.css_first(".js-vote-count, .vote-count-post")
-        accepted = "accepted-answer" in (node.attributes.get("class") or "")
-        yield Post("question" if role == "question" else "answer", _inner(body), _score(votes), accepted)
-        for comment in outermost(node, "li.comment, .comments-list .comment, tr.comment"):
-            words = comment.css_first(".comment-copy")
-            if words is not None:
-                count = comment.css_first(".comment-score span, .comment-score .cool, .comment-score")
-                yield Post("comment", _inner(words), _score(count))
-
-
-def _discourse(tree: Any) -> Iterator[Post]:
-    nodes = outermost(tree, "div.crawler-post") or outermost(tree, "article[data-post-id], .topic-post article")
-    question = tree.css_first("[itemtype*='QAPage'], [itemtype*='schema.org/Question']") is not None
-    for number, node in enumerate(nodes):
-        body = node.css_first(".post[itemprop='text'], .post[itemprop='articleBody'], .cooked, .post")
-        if body is None:
-            continue
-        own = node.attributes.get("class") or ""
-        accepted = "accepted-answer" in own or node.css_first(".accepted-answer") is not None
-        later: Role = "answer" if question or accepted else "post"
-        likes = node.css_first("[itemprop='userInteractionCount'], .post-likes, .like-count")
-        first: Role = "question" if question else "post"
-        words = _inner(body, ".meta .title", ".lightbox .meta", "aside.quote .title")
-        yield Post(later if number else first, words, _score(likes), accepted)
-
-
-def _github(tree: Any) -> Iterator[Post]:
-    if tree.css_first(".js-issue-title, .js-discussion, .timeline-comment, [data-testid='issue-body']") is None:
-        return
-    body = tree.css_first("[data-testid='issue-body'] .markdown-body, [data-testid='issue-body']")
-    if body is not None:  # the page as it is served since 2024
-        yield Post("question", _inner(body, "[data-testid='issue-body-header']", "h2.sr-only"))
-        for node in outermost(tree, ".react-issue-comment .markdown-body, [data-testid='comment-body'] .markdown-body"):
-            yield Post("comment", _inner(node))
-        return
-    for number, node in enumerate(outermost(tree, ".comment-body, .js-comment-body")):
-        if node.css_first("form, textarea") is None:
-            yield Post("comment" if number else "question", _inner(node))
-
-
-def _phpbb(tree: Any) -> Iterator[Post]:
-    if tree.css_first("#phpbb, body.section-viewtopic, div.postbody .content") is None:
-        return
-    for node in outermost(tree, "div.postbody"):
-        body = node.css_first(".content")
-        if body is not None:
-            yield Post("post", _inner(body, ".signature", "blockquote cite", ".notice"))
-
-
-_BOARDS = (  # (posts, their bodies): vBulletin 3-5, XenForo 1-2, MyBB, SMF, Invision, Hacker News, old and new Reddit
-    ("li.postcontainer, li.postbitlegacy, li.postbit", ".postcontent, [id^='post_message_']"),
-    ("table[id^='post'], div[id^='edit']", "[id^='post_message_']"),
-    (
-        "article.message--post, article.message, li.message",
-        ".message-body .bbWrapper, .messageText, .message-content .bbWrapper",
-    ),
-    ("div.post.classic, div.post", ".post_body"),
-    (".post_wrapper", ".post .inner, .inner"),
-    ("article.cPost, .ipsComment", "[data-role='commentContent']"),
-    ("tr.athing.comtr", ".commtext"),
-    (".thing.link, .thing.comment", ".usertext-body .md"),
-    ("shreddit-post, shreddit-comment", "[slot='text-body'], [slot='comment']"),
+_CHROME = (
+    "script, style, button, form, select, textarea, noscript, template, .signature, .sig, .sr-only, "
+    "img:not([class*='emoji'], [class*='smil'])"
 )
 
 
-def _other_boards(tree: Any) -> Iterator[Post]:
-    for posts, body in _BOARDS:
-        bodies, seen = [], set()
-        for node in outermost(tree, posts):
-            found = node.css_first(body)
-            if found is not None and found.mem_id not in seen:
-                seen.add(found.mem_id)
-                bodies.append((node, found))
-        if len(bodies) >= 2:
-            for node, found in bodies:
-                yield Post("post", _inner(found, ".bbCodeBlock-sourceJump", ".signature"),
-                           _score(node.css_first(".score.unvoted, .ipsReact_reactCount")))  # fmt: skip
-            return
+def _inner(node: Any, chrome: str = "") -> str:
+    """A body's markup without what surrounds the words."""
+    for part in outermost(node, f"{_CHROME}, {chrome}" if chrome else _CHROME):
+        part.decompose()
+    return node.html or ""
+
+
+def _engine_posts(tree: Any, engine: Engine) -> Iterator[Post]:
+    comments = _ids(tree, engine.comments)
+    openers = _ids(tree, engine.opener)
+    holders = _ids(tree, f"{engine.post}, {engine.comment}".strip(", ")) if engine.post or engine.comment else set()
+    repeats = _ids(tree, engine.repeats)
+    first = not engine.opener and not _is_later_page(tree)
+    for body in outermost(tree, f"{engine.posts}, {engine.comments}" if engine.comments else engine.posts):
+        if _nearest(body, repeats) is not None:
+            continue
+        holder = _nearest(body, holders)
+        if body.mem_id in comments:
+            role: Role = "comment"
+            score = _score_in(holder, engine.comment_score)
+        else:
+            role = "question" if first or body.mem_id in openers else engine.later
+            score = _score_in(holder, engine.score)
+            first = False
+        accepted = role == "answer" and _holds(holder, engine.accepted)
+        yield Post(role, _inner(body, engine.chrome), score, accepted)
+
+
+def _ids(tree: Any, selector: str) -> set[int]:
+    return {node.mem_id for node in tree.css(selector)} if selector else set()
+
+
+def _nearest(node: Any, among: set[int]) -> Any:
+    """The node or its nearest ancestor that is one of these, or None."""
+    while among and node is not None and node.mem_id not in among:
+        node = node.parent
+    return node if among else None
+
+
+_PAGE_SHOWN = ".pagination .active, .pagination strong, .pagination .current, .pg strong, .pageNav-page--current"
+
+
+def _is_later_page(tree: Any) -> bool:
+    """Whether this is the second or a later page of a thread, so that its first post opens nothing."""
+    before = tree.css_first("head link[rel='prev']")
+    if before is not None and re.search(
+        r"page[-=/]?\d|(?:start|offset|p)=\d|/p\d", before.attributes.get("href") or ""
+    ):
+        return True
+    here = tree.css_first(
+        ".pagination .active, .pagination strong, .pg strong, .pageNav-page--current, .pagination .current"
+    )
+    number = re.search(r"\d+", here.text() or "") if here is not None else None
+    return number is not None and number.group() not in ("0", "1")
+
+
+def _score_in(node: Any, selector: str) -> int | None:
+    """The score inside a post; `@name` is an attribute of the post itself."""
+    if node is None or not selector:
+        return None
+    if selector.startswith("@"):
+        value = node.attributes.get(selector[1:]) or ""
+        return int(value) if re.fullmatch(r"-?\d+", value) else None
+    return _score(node.css_first(selector))
+
+
+def _holds(node: Any, selector: str) -> bool:
+    return node is not None and bool(selector) and node.css_matches(selector)
 
 
 def _schema_org(tree: Any) -> Iterator[Post]:
@@ -195,35 +208,103 @@ def _schema_org(tree: Any) -> Iterator[Post]:
     entity = tree.css_first("[itemtype$='schema.org/Question'], [itemtype$='schema.org/DiscussionForumPosting']")
     if entity is None:
         return
-    role: Role = "question" if (entity.attributes.get("itemtype") or "").endswith("Question") else "post"
-    replies = entity.css("[itemprop='acceptedAnswer'], [itemprop='suggestedAnswer'], [itemtype$='schema.org/Comment']")
-    own = entity.css_first("[itemprop='text'], [itemprop='articleBody']")
-    if own is not None and own.attributes.get("content") is None:
-        yield Post(role, _inner(own), _score(entity.css_first("[itemprop='upvoteCount']")))
-    for node in replies:
-        body = node.css_first("[itemprop='text']")
-        if body is None or body.attributes.get("content") is not None:
+    votes: dict[int, Any] = {}
+    for node in entity.css("[itemprop='upvoteCount']"):
+        votes.setdefault(_item_around(node).mem_id, node)
+    for body in outermost(entity, "[itemprop='text'], [itemprop='articleBody']"):
+        if body.attributes.get("content") is not None:
             continue
-        kind = node.attributes.get("itemprop") or ""
-        yield Post("answer" if kind.endswith("Answer") else "comment", _inner(body),
-                   _score(node.css_first("[itemprop='upvoteCount']")), kind == "acceptedAnswer")  # fmt: skip
+        item = _item_around(body)
+        kind = item.attributes.get("itemprop") or ""
+        role: Role = "question"
+        if item.mem_id != entity.mem_id:
+            role = "comment" if kind == "comment" and entity.css_matches("[itemprop$='Answer']") else "answer"
+        yield Post(role, _inner(body), _score(votes.get(item.mem_id)), role == "answer" and kind == "acceptedAnswer")
 
 
-_GENERIC = re.compile(r"(?:^|[\s_-])(post|reply|comment|message|answer)[_-]?(?:body|content|text|message)(?:$|[\s_-])")
+def _item_around(node: Any) -> Any:
+    """The element that declares the thing which a property belongs to."""
+    item = node.parent
+    while item.parent is not None and not item.attributes.get("itemtype"):
+        item = item.parent
+    return item
 
 
-def _repeated_blocks(tree: Any) -> Iterator[Post]:
-    """Unknown boards: at least three blocks of one class that names a post's body, holding much of the page's words."""
-    groups: dict[str, list[Any]] = {}
-    for node in tree.css("div[class], td[class], section[class], li[class], article[class]"):
-        match = _GENERIC.search(node.attributes.get("class") or "")
-        if match:
-            group = groups.setdefault(f"{node.tag}.{match.group(0).strip()}", [])
-            group.append(node)
-    if not groups:
+# ---- forums that no row knows --------------------------------------------------------------------------------------
+
+_BODY = re.compile(
+    r"(?:post|reply|comment|message|answer|question|topic|thread|response)s?[_-]{0,2}"
+    r"(?:body|content|text|message|copy|inner|html|detail|description)s?(?:$|[\s_\d-])",
+    re.IGNORECASE,
+)
+_PLAIN_BODY = re.compile(
+    r"(?:markdown|rich-?text|user-?content|prose)(?:[_-]?(?:body|content|text))?(?:$|[\s_\d-])", re.I
+)
+_TALK = re.compile(r"reply|replies|comment|answer", re.IGNORECASE)
+_NOT_BODY = re.compile(
+    r"(?:^|[\s_-])(?:nav|menu|sidebar|footer|related|recommend\w*|widget|preview|author|user|profile|avatar|meta|form|editor|"
+    r"breadcrumbs?|share|toolbar|actions?|header|title)(?:$|[\s_-])",
+    re.IGNORECASE,
+)
+_OUTSIDE = ("nav", "aside", "footer", "form", "header", "head")
+MIN_SHARE = 0.4  # ours: of a page's words that named blocks must hold
+
+
+def _named_blocks(tree: Any) -> Iterator[Post]:
+    """Unknown boards: blocks whose class names a post's body, two of them alike, that hold much of the page's words.
+
+    An article with remarks below it holds most of its words outside of such blocks, and is left to main-content
+    extraction.
+    """
+    found = []
+    for node in tree.css("div[class], td[class], section[class], li[class], article[class], p[class], span[class]"):
+        name = node.attributes.get("class") or ""
+        if (_BODY.search(name) or (_PLAIN_BODY.search(name) and _in_talk(node))) and not _NOT_BODY.search(name):
+            found.append(node)
+    bodies = [node for node in _innermost_of_equal(found) if not _is_outside(node)] if len(found) > 1 else []
+    counts = Counter(_kind(node) for node in bodies)
+    if max(counts.values(), default=0) < 2:
         return
-    whole = len(tree.body.text() or "")
-    best = max(map(without_nested, groups.values()), key=lambda nodes: sum(len(n.text() or "") for n in nodes))
-    if len(best) >= 3 and sum(len(n.text() or "") for n in best) * 2 > whole:
-        for node in best:
-            yield Post("post", _inner(node, ".signature"))
+    whole = len(tree.body.text()) - sum(len(node.text()) for node in tree.css("body script, body style"))
+    if sum(len(node.text()) for node in bodies) < MIN_SHARE * whole:
+        return
+    for number, node in enumerate(bodies):
+        yield Post("answer" if number else "question", _inner(node))
+
+
+def _in_talk(node: Any) -> bool:
+    """Whether one of the three elements around a block is about replies."""
+    for _ in range(3):
+        node = node.parent
+        if node is None or node.tag == "body":
+            return False
+        if _TALK.search(f"{node.attributes.get('class')} {node.attributes.get('id')}"):
+            return True
+    return False
+
+
+def _kind(node: Any) -> str:
+    return f"{node.tag} {node.attributes.get('class') or ''}"
+
+
+def _is_outside(node: Any) -> bool:
+    """Whether a block stands in a part of the page that is about the site."""
+    parent = node.parent
+    while parent is not None and parent.tag != "body":
+        names = f"{parent.attributes.get('class')} {parent.attributes.get('id')}"
+        if parent.tag in _OUTSIDE or re.search(r"sidebar|related|recommend|footer|widget", names):
+            return True
+        parent = parent.parent
+    return False
+
+
+def _innermost_of_equal(nodes: list[Any]) -> list[Any]:
+    """Of blocks inside one another: the outer if it has words of its own beside the inner, else the inner ones."""
+    ids = {node.mem_id for node in nodes}
+    inner_words: dict[int, int] = {}
+    for node in nodes:
+        outer = _nearest(node.parent, ids)
+        if outer is not None:
+            inner_words[outer.mem_id] = inner_words.get(outer.mem_id, 0) + len(node.text() or "")
+    wrappers = {n.mem_id for n in nodes if inner_words.get(n.mem_id, 0) * 2 > len(n.text() or "")}
+    return without_nested([node for node in nodes if node.mem_id not in wrappers])

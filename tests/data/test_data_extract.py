@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmimo.data.extract import Dropped, decode, extract, extract_to, fenced
+from openmimo.data.charset import decode
+from openmimo.data.extract import Dropped, extract, fenced
 from openmimo.data.read import DOCUMENT, Page
 from openmimo.types import Document
 
@@ -155,16 +156,3 @@ def test_real_pages_keep_95_percent_of_formulas_and_code_of_each_kind() -> None:
     rates = {kind: kept[kind] / seen[kind] for kind in seen}
     assert rates.pop("boilerplate") < 0.01
     assert min(rates.values()) >= 0.95, rates
-
-
-def test_extract_to_counts_and_writes(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/a.html").write_text(f"<title>A</title>{FILLER}")
-    (tmp_path / "in/b.html").write_text("")
-    (tmp_path / "in/c.pdf").write_text("no pdf")
-    counts = extract_to([tmp_path / "in"], tmp_path / "out.jsonl")
-    assert counts == {"pages": 2, "documents": 1, "dropped: empty": 1, "broken inputs": 1}
-    (row,) = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
-    assert row["title"] == "A" and row["url"] == "a.html" and row["source"] == "web"
-    with pytest.raises(ValueError, match=r"expected a name that ends in \.jsonl or \.parquet"):
-        extract_to([tmp_path / "in"], tmp_path / "out.txt")

@@ -92,3 +92,44 @@ def test_a_pdf_page_becomes_a_document() -> None:
 def test_a_torn_pdf_is_an_error() -> None:
     with pytest.raises(Exception, match="Failed to load document"):
         pdf_text(b"%PDF-1.4\n%%EOF")
+
+
+def test_overlapping_letters_are_read_once() -> None:
+    runs = [(72, 700, "V"), (77, 700, "alue of Var"), (72, 688, "and more")]
+    assert pdf_text(pdf(runs))[1] == "Value of Var and more"
+
+
+def test_lines_in_a_typewriter_face_are_code_with_its_indentation() -> None:
+    code = [(72, 600, "def f(x):"), (96, 588, "if x:"), (120, 576, "return 1"), (72, 540, "f(2)")]
+    content = pdf([(72, 640, "Look at this:")], [(72, 640, "x")]).replace(
+        b"BT /F1 10 Tf 72 640 Td (x) Tj ET\n",
+        b"".join(b"BT /F2 10 Tf %d %d Td (%s) Tj ET\n" % (x, y, t.encode()) for x, y, t in code),
+    )
+    content = content.replace(b"/F1 3 0 R >>", b"/F1 3 0 R /F2 << /Type /Font /Subtype /Type1 /BaseFont /Courier >> >>")
+    text = pdf_text(content)[1]
+    assert text == "Look at this:\n\n```\ndef f(x):\n    if x:\n        return 1\n\nf(2)\n```"
+
+
+def test_a_paragraph_goes_on_over_columns_and_a_heading_stands_alone() -> None:
+    left = [(72, 700 - 12 * i, f"left line {i} of the running text here") for i in range(4)]
+    right = [(330, 700 - 12 * i, f"right line {i} of the running text here") for i in range(4)]
+    text = pdf_text(pdf([(72, 740, "A heading"), *left, *right]))[1]
+    heading, body = text.split("\n\n")
+    assert (
+        heading == "A heading"
+        and body.startswith("left line 0")
+        and body.endswith("right line 3 of the running text here")
+    )
+
+
+def test_cells_of_a_table_are_read_as_drawn() -> None:
+    cells = [(72, 700, "first cell of"), (72, 688, "two lines"), (250, 700, "second cell"), (72, 660, "third cell of"),
+             (72, 648, "two lines"), (250, 660, "fourth cell of"), (250, 648, "two lines")]  # fmt: skip
+    text = " ".join(pdf_text(pdf(cells))[1].split())
+    assert text == "first cell of two lines second cell third cell of two lines fourth cell of two lines"
+
+
+def test_more_text_than_allowed_is_no_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openmimo.data.pdf.MAX_CHARACTERS", 20)
+    with pytest.raises(ValueError, match="more than 20 characters"):
+        pdf_text(pdf([(72, 700, "twenty-one characters and more")]))

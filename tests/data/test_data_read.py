@@ -2,13 +2,14 @@
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from openmimo.data.read import DOCUMENT, KNOWN_SUFFIXES, Page, broken_collector, list_files, read
+from openmimo.data.read import DOCUMENT, KNOWN_SUFFIXES, Page, broken_collector, declared_url, list_files, read
 from openmimo.data.snapshot import warc_record
 
 
@@ -57,7 +58,7 @@ def test_broken_inputs_are_named_and_cost_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "h.html").write_text("<p>last")
     pages, broken = read_all(tmp_path)
     names = [name for name, _ in broken]
-    assert [n.split("#")[0] for n in names if n.startswith("a.")][:1] == ["a.warc.gz"]
+    assert [n.split("@")[0] for n in names if n.startswith("a.")] == ["a.warc.gz"]
     assert [n for n in names if n.startswith("b.")] == ["b.jsonl:2", "b.jsonl:3", "b.jsonl:4"]
     assert {"c.parquet", "d.pdf", "e.warc.gz", "f.warc", "g.jsonl.gz"} <= set(names)
     assert pages[0].url == "http://w.x/0" and pages[-1].content == b"<p>last"
@@ -78,3 +79,63 @@ def test_unknown_and_missing_inputs_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such input"):
         list_files([tmp_path / "b.html"])
     assert ".warc.gz" in KNOWN_SUFFIXES
+
+
+def test_an_archive_is_read_on_behind_a_torn_record(tmp_path: Path) -> None:
+    records = warc(*("<p>" + f"{i} words " * 500 for i in range(4)))
+    plain = [gzip.decompress(record) for record in records]
+    whole = b"".join(records)
+    single = gzip.compress(b"".join(plain))
+    for name, content, numbers, num_broken in (
+        ("whole.warc.gz", whole, "0123", 0),
+        ("one-member.warc.gz", single, "0123", 0),
+        ("torn.warc.gz", records[0] + records[1][:150] + records[2] + records[3], "023", 1),
+        ("flipped.warc.gz", whole.replace(records[1][100:140], b"\xff" * 40), "023", 1),
+        ("end.warc.gz", whole[:-5], "0123", 1),
+        ("cut.warc.gz", whole[:-100], "012", 1),
+        ("header.warc.gz", b"".join(records[:3]) + records[3][:60], "012", 1),
+        ("plain.warc", b"".join(plain), "0123", 0),
+        ("false.warc.gz", records[0] + b"\x1f\x8b\x08" * 200_000, "0", 1),
+    ):
+        (tmp_path / name).write_bytes(content)
+        pages, broken = read_all(tmp_path / name)
+        assert "".join(p.url[-1] for p in pages if b"words </p>" not in p.content)[: len(numbers)] == numbers, name
+        assert len(broken) >= 1 if num_broken else not broken, (name, broken)
+
+
+def test_bodies_are_decoded_and_bounded(tmp_path: Path) -> None:
+    def record(headers: str, body: bytes, status: str = "200 OK") -> bytes:
+        http = f"HTTP/1.1 {status}\r\nContent-Type: text/html\r\n{headers}\r\n".encode() + body
+        head = "WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://w.x/\r\nContent-Type: application/http\r\n"
+        return f"{head}Content-Length: {len(http)}\r\n\r\n".encode() + http + b"\r\n\r\n"
+
+    chunked = b"5\r\n<p>on\r\n1;x=y\r\ne\r\n0\r\n\r\n"
+    (tmp_path / "a.warc").write_bytes(
+        record("Content-Encoding: gzip\r\n", gzip.compress(b"<p>one"))
+        + record("Content-Encoding: deflate\r\n", zlib.compress(b"<p>one"))
+        + record("Content-Encoding: gzip\r\n", b"<p>one")  # decoded already
+        + record("Transfer-Encoding: chunked\r\n", chunked)
+        + record("Transfer-Encoding: chunked\r\n", b"<p>one")
+        + record("X-Robots-Tag: NoIndex\r\n", b"<p>one")
+        + record("", b"<p>moved", "301 Moved")
+        + record("Content-Encoding: gzip\r\n", gzip.compress(b"<p>" * 20_000_000))
+        + record("Content-Encoding: gzip\r\n", gzip.compress(b"<p>one")[:-4])
+    )
+    pages, broken = read_all(tmp_path / "a.warc")
+    assert [p.content for p in pages] == [b"<p>one"] * 6 and pages[5].robots == "noindex"
+    assert [reason.partition(":")[0] for _, reason in broken] == ["too large", "unreadable"]
+
+
+def test_large_files_are_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "a.html").open("wb") as file:
+        file.truncate(100_000_000)
+    pages, broken = read_all(tmp_path / "a.html")
+    assert pages == [] and broken == [("a.html", "too large: 100000000 bytes, 20000000 at most")]
+
+
+def test_a_saved_page_s_own_address_is_found() -> None:
+    for head in ('<link rel="canonical" href="https://a.b/c?d=1&amp;e">',
+                 "<link href=https://a.b/c?d=1&amp;e rel=canonical>",
+                 '<meta property="og:url" content="https://a.b/c?d=1&amp;e" />'):  # fmt: skip
+        assert declared_url(f"<html><head>{head}".encode()) == "https://a.b/c?d=1&e"
+    assert declared_url(b'<link rel="canonical" href="/relative">') == declared_url(b"<p>none") == ""
