@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -217,6 +217,31 @@ def extract_bounded(
             lane.stop()
 
 
+def extract_pages(pages: Iterable[Page], bounds: Bounds = Bounds()) -> Iterator[Document | Dropped]:
+    """The same for pages that have been read: a result each, in their order."""
+    lanes = [_Lane() for _ in range(bounds.num_workers)]
+    order: deque[_Slot] = deque()
+    waiting: deque[_Slot] = deque()
+    coming = iter(pages)
+    try:
+        while True:
+            while len(waiting) < len(lanes) and (page := next(coming, None)) is not None:
+                slot = _Slot(page.url, page, len(page.content))
+                order.append(slot)
+                waiting.append(slot)
+            if not order:
+                return
+            _dispatch(waiting, lanes, bounds)
+            _settle(lanes)
+            while order and (result := order[0].result) is not None:
+                order.popleft()
+                assert not isinstance(result, Broken)
+                yield result
+    finally:
+        for lane in lanes:
+            lane.stop()
+
+
 def _dispatch(waiting: deque[_Slot], lanes: list[_Lane], bounds: Bounds) -> None:
     """Give waiting pages to idle workers, in order; a large page waits until no other large one is being extracted."""
     for lane in lanes:
@@ -247,20 +272,30 @@ def _wait(
     reader: _Reader, reads: bool, lanes: list[_Lane], order: deque[_Slot], waiting: deque[_Slot], bounds: Bounds
 ) -> None:
     """Take what comes next from any process, and give up what takes too long."""
-    busy = {lane.answers.fileno(): lane for lane in lanes if lane.slot is not None}
-    descriptors = list(busy)
-    if reads:
-        descriptors.append(reader.lane.answers.fileno())
-    else:
+    if not reads:
         reader.lane.since_s = time.monotonic()  # it waits for us
+    readable = _settle(lanes, reader.lane.answers.fileno() if reads else None)
+    if readable:
+        slot = reader.take()
+        if slot is not None:
+            order.append(slot)
+            if slot.page is not None:
+                waiting.append(slot)
+    elif reads and not reader.done and time.monotonic() - reader.lane.since_s > bounds.page_s:
+        order.append(reader.give_up(f"time limit: more than {bounds.page_s:g} s to read"))
+
+
+def _settle(lanes: list[_Lane], other: int | None = None) -> bool:
+    """Wait for an answer, take those that there are, and give up pages that take too long.
+
+    Args:
+        other: a descriptor to wait for besides; whether it is readable is returned.
+    """
+    busy = {lane.answers.fileno(): lane for lane in lanes if lane.slot is not None}
+    descriptors = [*busy, *([] if other is None else [other])]
     ready = select.select(descriptors, [], [], 0.5)[0] if descriptors else []
     for descriptor in ready:
         if descriptor not in busy:
-            slot = reader.take()
-            if slot is not None:
-                order.append(slot)
-                if slot.page is not None:
-                    waiting.append(slot)
             continue
         lane = busy[descriptor]
         slot, lane.slot = lane.slot, None
@@ -278,8 +313,7 @@ def _wait(
             slot = lane.slot
             lane.stop()
             slot.result, slot.num_bytes = Dropped("time limit", f"more than {lane.limit_s:g} s"), 0
-    if reads and not ready and not reader.done and now_s - reader.lane.since_s > bounds.page_s:
-        order.append(reader.give_up(f"time limit: more than {bounds.page_s:g} s to read"))
+    return other in ready
 
 
 def _result(head: dict[str, Any], body: bytes) -> Document | Dropped:

@@ -9,7 +9,7 @@ where it stood, and the bytes are the same either way: parts depend on their inp
     OUT/STAGE/manifest.json             written last: the stage is complete
     OUT/funnel.json                     rows in, kept, dropped by reason, samples
 
-Daft runs the parts: in threads or processes on one machine, on Ray where `DAFT_RUNNER=ray` says so.
+Daft runs the parts: in threads on one machine, on Ray where `DAFT_RUNNER=ray` says so.
 """
 
 from __future__ import annotations
@@ -102,8 +102,6 @@ class Stage:
     """Needs all rows at once. `run` then returns columns to set (`dropped` and `detail` among them), a row each."""
     prepare: Callable[[pa.Table], pa.Table] | None = None
     """With whole: computed part by part in parallel; `run` gets all parts' results instead of all documents."""
-    processes: bool = False
-    """Run parts in processes: for work that holds Python's lock."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ def stages(config: DataConfig, *, held_out: Sequence[str], tag: Callable[[pa.Tab
     problems = {"ngram": config.contamination_words, "held_out": _digest("\n\x00".join(held_out))}
     listed = [
         Stage("read", read_stage, {}),
-        Stage("extract", extract_stage, {}, processes=True),
+        Stage("extract", extract_stage, {}),
         Stage("url-copies", _drop_url_copies, {}, whole=True, prepare=_url_keys),
         Stage("near-copies", _drop_near_copies, hashes, whole=True, prepare=partial(_minhash_keys, **hashes)),
         Stage("redact", partial(redact_stage, kinds=config.redact), {"kinds": config.redact})
@@ -267,14 +265,19 @@ def read_stage(files: pa.Table) -> Iterator[pa.Table]:
 
 
 def extract_stage(pages: pa.Table) -> pa.Table:
-    """Pages to documents."""
+    """Pages to documents, in a process that may be killed: a hostile page costs only itself."""
+    from openmimo.data.bounded import Bounds, extract_pages
     from openmimo.data.dedup import document_row
-    from openmimo.data.extract import Dropped, extract
+    from openmimo.data.extract import Dropped
     from openmimo.data.read import Page
 
     rows = []
-    for page in pages.to_pylist():
-        result = extract(Page(page["url"], page["content"], page["media_type"], page["source"]))
+    given = pages.to_pylist()
+    found = extract_pages(
+        (Page(page["url"], page["content"], page["media_type"], page["source"]) for page in given),
+        Bounds(num_workers=1),
+    )
+    for page, result in zip(given, found, strict=True):
         if isinstance(result, Dropped):
             rows.append(
                 {"url": page["url"], "source": page["source"], "dropped": result.reason, "detail": result.detail}
@@ -376,7 +379,7 @@ class _Step:
         if self.stage.whole:
             sidecars = self._whole(tables)
         else:
-            sidecars = self._parts(tables, partial(_run_part, self), "", self.stage.processes)
+            sidecars = self._parts(tables, partial(_run_part, self), "")
         manifest = {
             "format": FORMAT,
             "key": self.key,
@@ -390,7 +393,7 @@ class _Step:
 
     def _whole(self, tables: Sequence[Path | pa.Table]) -> list[dict[str, Any]]:
         if self.stage.prepare:
-            prepared = self._parts(tables, partial(_prepare_part, self), "keys-", False)
+            prepared = self._parts(tables, partial(_prepare_part, self), "keys-")
             inputs: list[Path | pa.Table] = [self.folder / s["files"][0]["file"] for s in prepared]
         else:
             inputs = list(tables)
@@ -410,12 +413,12 @@ class _Step:
         return sidecars
 
     def _parts(
-        self, tables: Sequence[Path | pa.Table], work: Callable[[int, Path | pa.Table], str], kind: str, processes: bool
+        self, tables: Sequence[Path | pa.Table], work: Callable[[int, Path | pa.Table], str], kind: str
     ) -> list[dict[str, Any]]:
         """Sidecars of all parts in order; Daft makes those that are missing."""
         missing = [number for number in range(len(tables)) if self.sidecar(kind, number) is None]
         if missing:
-            _on_daft([(number, tables[number]) for number in missing], work, self.stage.name, processes)
+            _on_daft([(number, tables[number]) for number in missing], work, self.stage.name)
         sidecars = [self.sidecar(kind, number) for number in range(len(tables))]
         assert all(sidecars), "a part was written and is gone"
         return [sidecar for sidecar in sidecars if sidecar]
@@ -494,7 +497,6 @@ def _on_daft(
     tasks: Sequence[tuple[int, Path | pa.Table]],
     work: Callable[[int, Path | pa.Table], str],
     name: str,
-    processes: bool,
 ) -> None:
     """Run `work` on every task, as many at a time as Daft has cores for."""
     quiet = {
@@ -518,7 +520,7 @@ def _on_daft(
         except Exception as error:
             return f"{type(error).__name__}: {error}\x00{traceback.format_exc()}"
 
-    run_part = daft.func(return_dtype=daft.DataType.string(), use_process=processes and len(tasks) > 1)(guarded)
+    run_part = daft.func(return_dtype=daft.DataType.string())(guarded)
     frame = daft.from_pydict({"number": numbers, "given": [json.dumps(inputs[n]) for n in numbers]}).into_batches(1)
     frame = frame.select(frame["number"], run_part(frame["number"], frame["given"]).alias("failed"))
     for row in progress(frame.iter_rows(), name, total=len(tasks), unit="parts"):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_data_pdf import pdf
 
-from openmimo.data.bounded import Bounds, Broken, extract_bounded
+from openmimo.data.bounded import Bounds, Broken, extract_bounded, extract_pages
 from openmimo.data.extract import Dropped, extract
 from openmimo.data.extract_files import FIELDS, bounds_of, extract_to
 from openmimo.data.hostile import MAX_ATTRIBUTES, MAX_DEPTH, hostile_markup
@@ -206,3 +206,14 @@ def test_a_pdf_command_s_text_becomes_the_document(tmp_path: Path) -> None:
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=message):
             bounds_of(None, command, 1.0)
+
+
+def test_pages_that_have_been_read_come_out_in_their_order_each_within_its_bounds() -> None:
+    pages = [Page(f"http://w.x/{n}", f"<p>Page {n} says something.".encode(), "text/html", "web") for n in range(20)]
+    pages[7] = Page("http://w.x/7", b"<p>x" * 400_000, "text/html", "web")
+    found = list(extract_pages(iter(pages), Bounds(num_workers=2, large_memory_bytes=1)))
+    assert isinstance(found[7], Dropped) and found[7].reason in ("memory limit", "broken page")
+    assert [one for n, one in enumerate(found) if n != 7] == [extract(p) for n, p in enumerate(pages) if n != 7]
+    assert list(extract_pages(iter(()))) == []
+    slow = list(extract_pages(iter(pages[:2]), Bounds(num_workers=1, page_s=1e-4)))
+    assert [one.reason for one in slow if isinstance(one, Dropped)] == ["time limit"] * 2
