@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmimo.data.extract import Dropped, decode, extract, extract_to, fenced
+from openmimo.data.code_blocks import fenced
+from openmimo.data.extract import Dropped, decode, extract, extract_to
 from openmimo.data.read import DOCUMENT, Page
 from openmimo.types import Document
 

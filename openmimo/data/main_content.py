@@ -1,0 +1,296 @@
+"""Where a page's main content is, and what inside it is none (MiMo 2.1).
+
+The root of the main content is the deepest element that holds most of the page's running text. Beneath it, navigation,
+share bars, comments, teasers and the like go: by their element, by what their class or id says, or as a run of lines
+that are nothing but links. No rule here judges a text's quality: that is a tagger's work.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Any
+
+from openmimo.data.dom import without_nested
+from openmimo.data.plain_text import Line, text_lines
+from openmimo.data.saved import MARK
+
+NEVER_TEXT = (
+    "script style noscript template iframe object audio video canvas map svg select datalist button textarea dialog"
+).split()
+"""Elements whose content is no text of the page."""
+_RUNNING_CHARS = 25
+"""Fewest characters of one piece of running text; a character outside ASCII counts double."""
+_SHARE, _SHARE_INSIDE = 0.6, 0.85
+"""Of an element's running text, how much a child must hold to take its place; more inside a content area."""
+_AREA_SHARE = (0.05, 0.3, 0.5, 0.5)
+"""Of the page's running text, how much a content area must hold: one named so, likely so, `article`, `main`."""
+_LONE_ARTICLE_SHARE = 0.02
+"""The same of an `article` that is alone, but for small ones."""
+_INNER_SHARE = (0.15, 0.6, 0.6, 0.6)
+"""Of a content area's running text, how much one of its kind inside it must hold to take its place."""
+_CHROME_SHARE = 0.5
+"""An element that holds more of the page's running text than this is content, whatever it is called."""
+
+_CHROME_TAGS = frozenset("nav aside footer form menu".split())
+_NO_CHROME_TAGS = frozenset("body html main article p h1".split())
+_CAN_BE_ROOT = frozenset("div article main td table tbody tr center font span".split())
+_BOXES = frozenset("div section ul ol table header".split())
+_CACHED_NAMES = 1 << 15
+"""Class names are the same on page after page: how many to remember."""
+_CHROME = re.compile(
+    r"(?:^|[\s_-])(?:"
+    r"sidebar|aside|navi?|navbar|navigation|menu|respond|breadcrumbs?|crumbs?|footer|foot|share|sharing|sharedaddy|"
+    r"shares|social|sns|related|recommend(?:ed|ation|s)?|recirc|outbrain|taboola|promo(?:tion|ted)?|sponsor(?:ed)?|ads?|"
+    r"advert(?:isement|ising|s)?|banner|newsletter|subscri(?:be|ption)|sign-?up|log-?in|popup|pop-up|modal|overlay|"
+    r"tooltip|toolbar|pagination|pager|paging|prev-?next|tags|taglist|keywords|byline|author-?(?:box|bio|info|card)|"
+    r"copyright|disclaimer|sr-only|visually-hidden|screen-reader(?:-text)?|noprint|no-print|print-only|trending|popular|"
+    r"most-read|rank(?:ing)?|read-?more|readnext|read-next|next-article|qr-?code|download-app|app-download|"
+    r"skip(?:-?link)?|jubao|headerlink|editsection|reflist|navbox|catlinks|post-?info|article-?info|art-?info|pubtime"
+    r")(?:$|[\s_-])"
+    r"|(?:^|\s)(?:(?:post|article|entry|news|art|story)[_-]{1,2})?"
+    r"(?:side|follow|tag|author|authors|bio|rating|vote|likes?|hot|more|widget|statement|report|toc|meta|source|"
+    r"editor|timestamp|date|time|info)(?:$|\s)",
+    re.IGNORECASE,
+)
+_STATE = re.compile(
+    r"(?:^|\s)(?:enable|disable|filter|has|with|without|is|no|not|js|hide|show|lg|md|sm|xs|hidden)[-_A-Z:][^\s]*"
+)
+"""Classes that say how an element behaves, not what it is."""
+_ALWAYS_CHROME = re.compile(
+    r"(?:^|[\s_-])(?:comments?(?:-?(?:list|s?area|section|box|form))?|disqus|replies|cookies?|consent|onetrust|gdpr)"
+    r"(?:$|[\s_-])",
+    re.IGNORECASE,
+)
+"""Chrome however much it holds."""
+_ALL_LINK, _HALF_LINK = 0.8, 0.5
+"""From which share of linked characters a line is a link, among others and at the end of the text."""
+_LINK_LIST_LINES = 3
+_TAIL_CHARS = 60
+"""A line of this length that is no link ends a tail."""
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_NAMED = re.compile(
+    r"(?:^|\s)(?:(?:entry|post|article|story|articles?|news|blog-?post)(?:-|__?)?(?:content|body|text)|markdown-body|js_content|"
+    r"mw-parser-output|rich_media_content|TRS_Editor|caas-body|content_views)(?:$|\s)",
+    re.IGNORECASE,
+)
+"""Names that content management systems give to an article's text, and to nothing else."""
+_LIKELY = re.compile(
+    r"(?:^|[\s_-])(?:article|post|entry|story|news|detail|read|blog|note|markdown|rich|html|caas|text|media)(?:-|__?)?"
+    r"(?:content|body|text|views?|area|inner)(?:$|[\s_-])",
+    re.IGNORECASE,
+)
+
+
+def main_text_lines(body: Any) -> list[Line]:
+    """Lines of the main content below `body`; its tree is changed."""
+    found = RunningText(body)
+    root = found.root()
+    found.remove_chrome(root)
+    return without_link_lists(text_lines(root.html or ""))
+
+
+class RunningText:
+    """The running text of a page, summed up by the elements around it."""
+
+    def __init__(self, body: Any) -> None:
+        self._top = body.mem_id
+        self._elements: dict[int, Any] = {self._top: body}
+        self._parents: dict[int, int] = {self._top: 0}
+        self._children: dict[int, list[int]] = {}
+        self._mass: dict[int, int] = {}
+        pieces: dict[int, int] = {}
+        for node in body.traverse(include_text=True):
+            if node.is_text_node:
+                text = node.text_content
+                if (len(text) > 7 or MARK in text) and (size := _size(text)):
+                    element = node.parent
+                    if element.tag != "a":
+                        identity = self._known(element)
+                        pieces[identity] = pieces.get(identity, 0) + size
+        everything = self._sums(pieces, frozenset())
+        limit = _CHROME_SHARE * everything.get(self._top, 0)
+        self._chrome = {
+            identity
+            for identity, node in self._elements.items()
+            if (kind := chrome_kind(node)) and (kind == "always" or everything.get(identity, 0) <= limit)
+        }
+        self._mass = self._sums(pieces, self._chrome)
+        if not self._mass:
+            self._chrome, self._mass = set(), everything
+        for identity in self._mass:
+            self._children.setdefault(self._parents[identity], []).append(identity)
+
+    def _known(self, element: Any) -> int:
+        """The element's id, itself and all around it being written down, the outer before the inner."""
+        first = int(element.mem_id)
+        chain = []
+        while (identity := element.mem_id) not in self._elements:
+            chain.append((identity, element))
+            element = element.parent
+        for inner, element in reversed(chain):
+            self._elements[inner] = element
+            self._parents[inner] = identity
+            identity = inner
+        return first
+
+    def _sums(self, pieces: dict[int, int], chrome: Collection[int]) -> dict[int, int]:
+        """Running text below every element that has any, without what is inside chrome."""
+        sums = dict(pieces)
+        for identity in reversed(self._elements):  # the inner before the outer
+            if size := sums.get(identity):
+                if identity in chrome:
+                    del sums[identity]
+                elif parent := self._parents[identity]:
+                    sums[parent] = sums.get(parent, 0) + size
+        outside: set[int] = set()
+        for identity, parent in self._parents.items():  # the outer before the inner
+            if identity not in chrome and (parent in outside or identity == self._top):
+                outside.add(identity)
+        return {identity: size for identity, size in sums.items() if identity in outside}
+
+    def root(self) -> Any:
+        """The deepest element that holds most of the running text, inside a content area if there is one."""
+        start, share = self._area()
+        while below := self._children.get(start):
+            best = max(below, key=self._mass.__getitem__)
+            if self._mass[best] < share * self._mass[start] or self._elements[best].tag not in _CAN_BE_ROOT:
+                break
+            start = best
+        return self._elements[start]
+
+    def _area(self) -> tuple[int, float]:
+        """The content area to start from and how much of it a child must hold to take its place."""
+        areas: list[dict[int, int]] = [{}, {}, {}, {}]
+        for identity, mass in self._mass.items():
+            kind = area_kind(self._elements[identity])
+            if kind is not None:
+                areas[kind][identity] = mass
+        start, total = self._top, self._mass.get(self._top, 0)
+        if areas[2]:
+            article = max(areas[2], key=areas[2].__getitem__)
+            mass = areas[2][article]
+            if mass >= max(_LONE_ARTICLE_SHARE * total, 0.8 * sum(areas[2].values())):
+                start, total = article, mass
+        for kind, found in enumerate(areas):
+            inside = {i: mass for i, mass in found.items() if start == self._top or self._is_inside(i, start)}
+            if inside:
+                best = max(inside, key=inside.__getitem__)
+                if inside[best] >= _AREA_SHARE[kind] * total:
+                    innermost = self._innermost(best, inside, _INNER_SHARE[kind])
+                    return innermost, _SHARE_INSIDE if kind else math.inf
+        return start, _SHARE if start == self._top else _SHARE_INSIDE
+
+    def _innermost(self, area: int, areas: dict[int, int], share: float) -> int:
+        """The area inside this one that holds nearly as much."""
+        for identity, mass in sorted(areas.items(), key=lambda item: -item[1]):
+            if identity != area and mass >= share * areas[area] and self._is_inside(identity, area):
+                area = identity
+        return area
+
+    def _is_inside(self, identity: int, other: int) -> bool:
+        while identity and identity != other:
+            identity = self._parents[identity]
+        return bool(identity)
+
+    def remove_chrome(self, root: Any) -> None:
+        """Take everything that is chrome out from under `root`."""
+        own = root.mem_id
+        marked = root.css("[class],[id],[style],[hidden],[role],nav,aside,footer,form,menu")
+        gone = [
+            node for node in marked
+            if (i := node.mem_id) != own and (i in self._chrome or (i not in self._elements and chrome_kind(node)))
+        ]  # fmt: skip
+        for node in without_nested(gone):
+            node.decompose()
+
+
+def _size(text: str) -> int:
+    """Weight of a piece of running text, 0 if it is none."""
+    text = text.strip()
+    size = len(text) if text.isascii() else 2 * len(text)
+    if size >= _RUNNING_CHARS:
+        return size
+    return 2 * _RUNNING_CHARS if MARK in text else 0
+
+
+def area_kind(node: Any) -> int | None:
+    """Of a content area, where its kind stands in `_AREA_SHARE`."""
+    attributes = node.attributes
+    if "articleBody" in (attributes.get("itemprop"), attributes.get("name")):
+        return 0
+    kinds = [_name_kind(attributes.get("class")), _name_kind(attributes.get("id"))]
+    if "named" in kinds:
+        return 0
+    if "likely" in kinds:
+        return 1
+    if node.tag == "article":
+        return 2
+    return 3 if node.tag == "main" or attributes.get("role") == "main" else None
+
+
+def chrome_kind(node: Any) -> str:
+    """`chrome` if an element, by its name or by what it says of itself, is no part of a page's content, or `always`."""
+    tag = node.tag
+    if tag in _CHROME_TAGS:
+        return "chrome"
+    attributes = node.attributes
+    if not attributes or tag in _NO_CHROME_TAGS:
+        return ""
+    kinds = [_name_chrome(attributes.get("class")), _name_chrome(attributes.get("id")) if tag in _BOXES else ""]
+    if any(kinds):
+        return max(kinds, key=("", "chrome", "always").index)
+    style = attributes.get("style")
+    hidden = (style and "none" in style and re.search(r"display\s*:\s*none", style)) or "hidden" in attributes
+    return "chrome" if hidden or attributes.get("role") == "navigation" else ""
+
+
+@lru_cache(_CACHED_NAMES)
+def _name_kind(name: str | None) -> str:
+    """`named` or `likely` for the class or id of a content area."""
+    if not name:
+        return ""
+    return "named" if _NAMED.search(name) else "likely" if _LIKELY.search(_CAMEL.sub("-", name)) else ""
+
+
+@lru_cache(_CACHED_NAMES)
+def _name_chrome(name: str | None) -> str:
+    """`chrome` or `always` for the class or id of what is no content."""
+    if not name:
+        return ""
+    name = _CAMEL.sub("-", _STATE.sub(" ", name))
+    return "always" if _ALWAYS_CHROME.search(name) else "chrome" if _CHROME.search(name) else ""
+
+
+def without_link_lists(lines: list[Line]) -> list[Line]:
+    """Lines without lists of nothing but links, at the end also without the scraps among and after them."""
+    lines = lines[: _end_of_text(lines)] or lines
+    kept: list[Line] = []
+    links: list[Line] = []
+    for line in lines:
+        if line.linked > _ALL_LINK:
+            links.append(line)
+            continue
+        if kept and len(links) < _LINK_LIST_LINES:
+            kept += links
+        links = []
+        kept.append(line)
+    while kept and kept[-1].mark.startswith("#"):  # a heading over nothing
+        kept.pop()
+    return kept or lines
+
+
+def _end_of_text(lines: list[Line]) -> int:
+    """Where the lines end but for a tail of short ones of which at least three, and half, are links."""
+    end, num_links = len(lines), 0
+    for i in range(len(lines) - 1, -1, -1):
+        line = lines[i]
+        if line.linked > _HALF_LINK:
+            num_links += 1
+        elif len(line.text) >= _TAIL_CHARS and not line.mark.startswith("#"):
+            break
+        if num_links >= max(_LINK_LIST_LINES, (len(lines) - i) / 2):
+            end = i
+    return end
