@@ -6,6 +6,7 @@ markup puts at its end. Inline code stays part of its sentence; only what a read
 
 from __future__ import annotations
 
+import html as html_entities
 import re
 from typing import Any
 
@@ -16,36 +17,50 @@ _GUTTERS = (
     ".linenos, .lineno, .linenodiv, .line-numbers-rows, .gutter, td.blob-num, .hljs-ln-numbers, .rouge-gutter, "
     ".copybtn, button, .copy-button, .clipboard-copy, .code-toolbar > .toolbar"
 )
-_CODE_TABLES = "table.highlighttable, table.rouge-table, .syntaxhighlighter table, table.blob-code, table.hljs-ln"
+CODE_BLOCKS = "pre, listing, xmp, .highlighttable, .rouge-table, .syntaxhighlighter, .blob-wrapper"
+"""Selects what `save_block` takes."""
+_CODE_TAGS = frozenset(("pre", "listing", "xmp"))
+_CODE_CLASSES = frozenset(("highlighttable", "rouge-table", "syntaxhighlighter", "blob-wrapper"))
+_INLINE_CODE = re.compile(r"<(code|kbd|samp|tt)(?:\s[^>]*)?>(.*?)</\1>", re.DOTALL)
 _LANGUAGE = re.compile(
     r"(?:^|\s)(?:language|lang|highlight-source|highlight|brush:?|sourceCode|code)[-\s:]\s*([\w+#.-]+)"
 )
 _NOT_A_LANGUAGE = frozenset("default none plain text plaintext notranslate nohighlight block wrapper highlight".split())
 
 
-def save_code(tree: Any, saved: Saved) -> None:
-    """Replace every code block by a placeholder for its exact text between fences."""
-    for block in outermost(tree, f"{_CODE_TABLES}, pre, listing, xmp"):
-        language = _code_language(block)
-        for gutter in outermost(block, _GUTTERS):
-            gutter.decompose()
-        for line_break in block.css("br"):
-            line_break.replace_with("\n")
-        pres = block.css("pre") if block.tag == "table" else []
-        code = "\n".join(p.text() for p in pres) if pres else _block_text(block)
-        code = code.removesuffix("\n")
-        if not code.strip():
-            block.decompose()
-            continue
-        _replace_block(tree, block, saved.put("code", fenced(code, language)))
+def is_block(node: Any) -> bool:
+    """Whether this element is a code block."""
+    return node.tag in _CODE_TAGS or not _CODE_CLASSES.isdisjoint((node.attributes.get("class") or "").split())
 
 
-def save_inline_code(tree: Any, saved: Saved) -> None:
-    """Replace inline code that holds delimiters of formulas by a placeholder for its text."""
-    for node in outermost(tree, "code, kbd, samp, tt, var"):
-        text = node.text()
-        if "$" in text or "\\" in text:
-            node.replace_with(saved.put("inline", " ".join(text.split())))
+def save_block(tree: Any, block: Any, saved: Saved) -> None:
+    """Replace a code block by a placeholder for its exact text between fences."""
+    language = _code_language(block)
+    for gutter in outermost(block, _GUTTERS):
+        gutter.decompose()
+    for line_break in block.css("br"):
+        line_break.replace_with("\n")
+    pres = [] if block.tag in _CODE_TAGS else block.css("pre")
+    code = "\n".join(p.text() for p in pres) if pres else _block_text(block)
+    code = code.removesuffix("\n")
+    if not code.strip():
+        block.decompose()
+        return
+    paragraph = tree.create_node("p")
+    paragraph.insert_child(saved.put("code", fenced(code, language)))
+    block.replace_with(paragraph)
+
+
+def save_inline_code(markup: str, saved: Saved) -> str:
+    """Markup whose inline code, where it holds what could pass for a formula, is placeholders for its text."""
+
+    def piece(match: re.Match[str]) -> str:
+        text = match.group(2)
+        if "$" not in text and "\\" not in text:
+            return match.group()
+        return saved.put("inline", " ".join(html_entities.unescape(re.sub(r"<[^>]*>", "", text)).split()))
+
+    return _INLINE_CODE.sub(piece, markup)
 
 
 def fenced(code: str, language: str = "") -> str:
@@ -57,9 +72,11 @@ def fenced(code: str, language: str = "") -> str:
 
 def _block_text(block: Any) -> str:
     """Text of a code block; a table or a list of lines has one line an element."""
-    rows = block.css("tr") or block.css("li") if block.tag == "table" or block.css_first("li, tr") else []
-    if rows:
-        return "\n".join(row.text().strip("\n") for row in rows)
+    if block.css_first("li, tr, .line") is None:
+        return str(block.text())
+    for lines in ("tr", "li") if block.tag in _CODE_TAGS else (".code .line", "tr", "li", ".line"):
+        if rows := block.css(lines):
+            return "\n".join(row.text().strip("\n") for row in rows)
     return str(block.text())
 
 
@@ -78,9 +95,3 @@ def _code_language(block: Any) -> str:
                     if match.group(1).lower() not in _NOT_A_LANGUAGE:
                         return match.group(1).lower()
     return ""
-
-
-def _replace_block(tree: Any, node: Any, placeholder: str) -> None:
-    paragraph = tree.create_node("p")
-    paragraph.insert_child(placeholder)
-    node.replace_with(paragraph)

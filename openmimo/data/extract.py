@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openmimo.data.code_blocks import save_code, save_inline_code
-from openmimo.data.formulas import DELIMITER, save_delimited, save_formulas
-from openmimo.data.main_content import NEVER_TEXT, main_text_lines
-from openmimo.data.plain_text import join, plain_text
+from openmimo.data.code_blocks import CODE_BLOCKS, is_block, save_block, save_inline_code
+from openmimo.data.dom import without_nested
+from openmimo.data.formulas import DELIMITER, FORMULAS, is_formula, save_delimited, save_formula
+from openmimo.data.main_content import NEVER_TEXT, main_content, without_link_lists
+from openmimo.data.plain_text import join, plain_text, text_lines
 from openmimo.data.read import DOCUMENT, Page
 from openmimo.data.saved import Saved
 from openmimo.types import Document
@@ -152,27 +153,47 @@ def _from_html(page: Page) -> Document | Dropped:
     source = decode(page.content, page.media_type)
     if not source.strip():
         return Dropped("empty")
-    tree = LexborHTMLParser(source.encode("utf-8", "replace"))  # quicker than from text
+    tree = LexborHTMLParser(source.encode("utf-8", "replace"))  # quicker than parsing text
     if tree.body is None:
         return Dropped("empty")
     title, language, tags = _title(tree), _declared_language(tree), _tags(tree)
     saved = Saved()
-    save_code(tree, saved)
-    save_formulas(tree, saved)
-    if DELIMITER.search(source):
-        save_inline_code(tree, saved)
+    save_pieces(tree, saved)
     thread = find_thread(tree)
-    text = render_thread(thread, plain_text) if thread else main_text(tree, saved)
+    if thread:
+        text = render_thread(thread, lambda markup: plain_text(protected(markup, saved)))
+    else:
+        text = main_text(tree, saved)
     text = saved.put_back(save_delimited(text, saved))
     return _document(page, text, title=title, language=language, tags=tags)
+
+
+def save_pieces(tree: Any, saved: Saved) -> None:
+    """Replace the code blocks and the formulas that are elements, each once, by placeholders."""
+    nodes = [(node, is_block(node)) for node in tree.css(f"{CODE_BLOCKS}, {FORMULAS}")]
+    blocks = {node.mem_id for node, block in nodes if block}
+    pieces = without_nested([node for node, block in nodes if block or is_formula(node)])
+    scripts = any(node.tag == "script" for node in pieces)
+    for node in pieces:
+        if node.mem_id in blocks:
+            save_block(tree, node, saved)
+        else:
+            save_formula(node, saved, scripts=scripts)
+
+
+def protected(markup: str, saved: Saved) -> str:
+    """Markup in which no inline code can be taken for a formula."""
+    return save_inline_code(markup, saved) if DELIMITER.search(markup) else markup
 
 
 def main_text(tree: Any, saved: Saved) -> str:
     """Main content, unless finding it would cost more than half of the page's saved formulas and code."""
     tree.strip_tags(NEVER_TEXT)
-    text = join(main_text_lines(tree.body))
-    if not text or saved.count_in(text) * 2 < len(saved.pieces):
-        return plain_text(tree.body.html or "")
+    num_pieces = len(saved.pieces)
+    markup = protected(main_content(tree.body).html or "", saved)
+    text = join(without_link_lists(text_lines(markup)))
+    if not text or saved.count_in(text) * 2 < num_pieces:
+        return plain_text(protected(tree.body.html or "", saved))
     return text
 
 

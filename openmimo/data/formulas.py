@@ -1,6 +1,6 @@
 r"""Formulas of a page, as TeX between dollars (MiMo 2.1: common extractors lose equations).
 
-`save_formulas` works on the parsed page, for encodings that are elements: MathJax 2 and 3, KaTeX, MathML, Wikipedia,
+`save_formula` works on the parsed page, for encodings that are elements: MathJax 2 and 3, KaTeX, MathML, Wikipedia,
 images that a TeX service drew or whose alternative text is TeX. `save_delimited` works on text: `\( \)`, `\[ \]`,
 `$`, `$$` and bare environments. Each formula is found once, by the first of these that knows it.
 """
@@ -12,7 +12,6 @@ import re
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from openmimo.data.dom import outermost
 from openmimo.data.mathml import clean_tex, mathml_to_tex
 from openmimo.data.saved import MARK, Saved
 
@@ -26,15 +25,18 @@ _IMAGE_CLASSES = frozenset(
     "math tex latex mathimg mathimage mwe-math-fallback-image-inline mwe-math-fallback-image-display "
     "ql-img-inline-formula ql-img-displayed-equation wp-katex-eq formula equation".split()
 )
+_ALT_TEX = re.compile(r"\\[a-zA-Z]{2,}|[_^]\{|\$.+\$")
 _IMAGE_STYLE = re.compile(
     r"^(?:(?:\\(?:inline|displaystyle|dpi\{\d+\}|bg_\w+|fn_\w+|normalsize|large|huge|small|tiny|LARGE)\b|from=|&)\s*)+"
 )
 """What TeX image services take before the formula itself."""
 _TEXISH = re.compile(r"\\[a-zA-Z]{2,}|[_^]\{|\\frac|[A-Za-z0-9)]\s*[\^_]\s*[A-Za-z0-9{]|=")
-_RENDERED = ".MathJax_Preview, .MathJax, .MathJax_Display, .MathJax_SVG, .MathJax_SVG_Display, .MathJax_CHTML"
-_MATHJAX3 = "mjx-container"
-_KATEX = ".katex-display, .katex-block, .katex"
-_SCRIPTS = 'script[type^="math/"]'
+FORMULAS = (
+    "math, mjx-container, script, img, .MathJax, .MathJax_Preview, .MathJax_Display, .MathJax_SVG, "
+    ".MathJax_SVG_Display, .MathJax_CHTML, .katex-display, .katex-block, .katex, .mwe-math-element, .ztext-math"
+)
+"""Selects what may be a formula, `is_formula` says whether it is."""
+_ENTITY = re.compile(r"&(?:lt|gt|amp|quot|nbsp|#\d+|#x[0-9a-fA-F]+);")
 _INSIDE = r"(?:(?!\n\n).)+?"
 _DELIMITED = re.compile(
     rf"\\\[(?P<bracket>{_INSIDE})\\\]|\\\((?P<round>{_INSIDE})\\\)|(?<!\\)\$\$(?P<double>(?:(?!\n\n)[^$])+?)\$\$"
@@ -47,26 +49,37 @@ _DELIMITED = re.compile(
 DELIMITER = re.compile(r"\$|\\[\[(]|\\begin\{|\[(?:i?tex|latex|math)\]")
 
 
-def save_formulas(tree: Any, saved: Saved) -> None:
-    """Replace every formula that is an element by a placeholder for its TeX."""
-    nodes = outermost(tree, f"{_RENDERED}, {_MATHJAX3}, {_KATEX}, .mwe-math-element, math, [data-tex], {_SCRIPTS}")
-    scripts = any(node.tag == "script" for node in nodes)
-    for node in nodes:
-        classes = (node.attributes.get("class") or "").split()
-        if node.tag == "script":
-            _script(node, saved)
-        elif scripts and any(name.startswith("MathJax") for name in classes):
-            node.decompose()  # MathJax 2 shows what a script beside it says
-        elif node.tag == "mjx-container" or any(name.startswith("MathJax") for name in classes):
-            _mathjax(node, saved)
-        elif node.tag == "math":
-            _put(node, saved, mathml_to_tex(node), display=_is_display(node))
-        elif "mwe-math-element" in classes:
-            _wikipedia(node, saved)
-        else:
-            _katex(node, saved, display="katex-display" in classes or "katex-block" in classes)
-    for node in tree.css("img"):
-        _image(node, saved)
+def is_formula(node: Any) -> bool:
+    """Whether `save_formula` knows what to do with this element."""
+    if node.tag == "script":
+        return (node.attributes.get("type") or "").lower().startswith("math/")
+    return node.tag != "img" or bool(_image_tex(node))
+
+
+def save_formula(node: Any, saved: Saved, *, scripts: bool) -> None:
+    """Replace a formula by a placeholder for its TeX.
+
+    Args:
+        scripts: whether the page has MathJax's scripts: what MathJax drew beside them goes, they stay.
+    """
+    classes = (node.attributes.get("class") or "").split()
+    drawn = any(name.startswith("MathJax") for name in classes)
+    if node.tag == "script":
+        _script(node, saved)
+    elif node.tag == "img":
+        tex = _image_tex(node)
+        shown = "displaystyle" in tex or any("display" in name for name in classes) or _alone_in_block(node)
+        _put(node, saved, clean_tex(_IMAGE_STYLE.sub("", tex)), display=shown)
+    elif drawn and scripts and node.tag != "mjx-container":
+        node.decompose()
+    elif drawn or node.tag == "mjx-container":
+        _mathjax(node, saved)
+    elif node.tag == "math":
+        _put(node, saved, mathml_to_tex(node), display=_is_display(node))
+    elif "mwe-math-element" in classes:
+        _wikipedia(node, saved)
+    else:
+        _katex(node, saved, display="katex-display" in classes or "katex-block" in classes)
 
 
 def _put(node: Any, saved: Saved, tex: str, *, display: bool) -> None:
@@ -80,8 +93,13 @@ def _script(node: Any, saved: Saved) -> None:
     if kind.startswith("math/mml"):
         tex = _tex_of_markup(node.text())
     else:
-        tex = clean_tex(re.sub(r"^%\s*<!\[CDATA\[|\]\]>\s*$", "", html_entities.unescape(node.text()).strip()))
+        tex = clean_tex(re.sub(r"^%\s*<!\[CDATA\[|\]\]>\s*$", "", _unescape(node.text()).strip()))
     _put(node, saved, tex, display="mode=display" in kind.replace(" ", ""))
+
+
+def _unescape(tex: str) -> str:
+    """TeX that somebody escaped for a page once too often; `&` between columns stays."""
+    return _ENTITY.sub(lambda match: html_entities.unescape(match.group()), tex)
 
 
 def _tex_of_markup(markup: str) -> str:
@@ -132,22 +150,18 @@ def _wikipedia(node: Any, saved: Saved) -> None:
     _put(node, saved, tex, display=marks or _is_display(math))
 
 
-def _image(node: Any, saved: Saved) -> None:
+def _image_tex(node: Any) -> str:
+    """The TeX that an image draws, by its address or its alternative text; empty if it is a picture."""
     attributes = node.attributes
     source = attributes.get("src") or attributes.get("data-src") or ""
-    classes = (attributes.get("class") or "").split()
     alt = attributes.get("data-latex") or attributes.get("data-formula") or attributes.get("alt")
     alt = alt or attributes.get("title") or ""
     hosted = not source.startswith("data:") and _IMAGE_HOSTS.search(source, 0, 300)
-    if (hosted or not _IMAGE_CLASSES.isdisjoint(classes)) and (
-        tex := clean_tex((_tex_in_address(source) if hosted else "") or html_entities.unescape(alt))
-    ):
-        display = "displaystyle" in tex or any("display" in name for name in classes) or _alone_in_block(node)
-        _put(node, saved, _IMAGE_STYLE.sub("", tex), display=display)
-    elif ("\\" in alt or "{" in alt or "$" in alt) and len(alt) < 2000:
-        alt = html_entities.unescape(alt)
-        if re.search(r"\\[a-zA-Z]{2,}|[_^]\{|\$.+\$", alt):
-            _put(node, saved, clean_tex(alt), display=_alone_in_block(node))
+    if hosted or not _IMAGE_CLASSES.isdisjoint((attributes.get("class") or "").split()):
+        return (_tex_in_address(source) if hosted else "") or clean_tex(_unescape(alt))
+    if ("\\" in alt or "{" in alt or "$" in alt) and len(alt) < 2000 and _ALT_TEX.search(alt):
+        return clean_tex(_unescape(alt))
+    return ""
 
 
 def _tex_in_address(source: str) -> str:

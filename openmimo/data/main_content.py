@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from openmimo.data.dom import without_nested
-from openmimo.data.plain_text import Line, text_lines
+from openmimo.data.plain_text import Line
 from openmimo.data.saved import MARK
 
 NEVER_TEXT = (
@@ -38,6 +38,10 @@ _CHROME_TAGS = frozenset("nav aside footer form menu".split())
 _NO_CHROME_TAGS = frozenset("body html main article p h1".split())
 _CAN_BE_ROOT = frozenset("div article main td table tbody tr center font span".split())
 _BOXES = frozenset("div section ul ol table header".split())
+_MAY_BE_CHROME = (
+    "div, section, ul, ol, table, header, figure, nav, aside, footer, form, menu, li[class], span[class], a[class], "
+    "dl[class], td[class], tr[class], h2[class], h3[class], h4[class], [hidden]"
+)
 _CACHED_NAMES = 1 << 15
 """Class names are the same on page after page: how many to remember."""
 _CHROME = re.compile(
@@ -84,12 +88,12 @@ _LIKELY = re.compile(
 )
 
 
-def main_text_lines(body: Any) -> list[Line]:
-    """Lines of the main content below `body`; its tree is changed."""
+def main_content(body: Any) -> Any:
+    """The element below `body` that holds the main content, with nothing else left in it."""
     found = RunningText(body)
     root = found.root()
     found.remove_chrome(root)
-    return without_link_lists(text_lines(root.html or ""))
+    return root
 
 
 class RunningText:
@@ -198,7 +202,7 @@ class RunningText:
     def remove_chrome(self, root: Any) -> None:
         """Take everything that is chrome out from under `root`."""
         own = root.mem_id
-        marked = root.css("[class],[id],[style],[hidden],[role],nav,aside,footer,form,menu")
+        marked = root.css(_MAY_BE_CHROME)
         gone = [
             node for node in marked
             if (i := node.mem_id) != own and (i in self._chrome or (i not in self._elements and chrome_kind(node)))

@@ -16,17 +16,22 @@ _BLOCKS = (
     "td tfoot th thead tr ul"
 ).split()
 _ATTRIBUTES = r'[^>"]*(?:"[^"]*"[^>"]*)*'
-_LINK = re.compile(rf"<a(?:\s{_ATTRIBUTES})?>")
-_INLINE = re.compile(rf"<!--.*?-->|<(?!/?(?:{'|'.join(_BLOCKS)})[\s>]){_ATTRIBUTES}>", re.DOTALL)
-_BLOCK = re.compile(rf"<(/?)([a-z1-6]+)({_ATTRIBUTES})>")
+_LINK = re.compile(rf"<a(?:>|\s{_ATTRIBUTES}>)")
+_INLINE = re.compile(
+    r"<!--.*?-->|</?(?:s(?:pan|trong|mall|u[bp]|amp)|code|em|[biuq]|font|cite|abbr|label|time|img|wbr|ins|del|mark|tt|kbd|"
+    rf"var)(?:>|\s{_ATTRIBUTES}>)",
+    re.DOTALL,
+)
+"""The commonest of what leaves no trace; the rest of it is left to the walk over tags."""
+_TAG = re.compile(rf"<(/?)([a-zA-Z][^\s>]*)({_ATTRIBUTES})>")
 _NEVER = re.compile(r"<(script|style|noscript|template|iframe|svg|select|textarea|button)\b.*?</\1>", re.DOTALL)
 _PARAGRAPHS = frozenset("p h1 h2 h3 h4 h5 h6 blockquote ul ol dl table figure hr pre section article".split())
 _LISTS = frozenset(("ul", "ol", "menu", "dir"))
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
-_PLAIN = {tag: tag in _PARAGRAPHS for tag in _BLOCKS if tag not in (*_LISTS, *_HEADINGS, "li", "tr", "td", "th")}
+_STATEFUL = frozenset((*_LISTS, *_HEADINGS, "li", "tr", "td", "th"))
+_PLAIN = {tag: tag in _PARAGRAPHS for tag in _BLOCKS if tag not in _STATEFUL}
 """Blocks that end a line and mean nothing else; whether an empty line comes with it."""
 _LINK_START, _LINK_END = "\x01", "\x02"
-_CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f]")
 _LINKED = re.compile(f"{_LINK_START}([^{_LINK_START}{_LINK_END}]*){_LINK_END}")
 _HEADING_ANCHOR = re.compile(r"\s*[¶#🔗]\s*$")
 
@@ -58,18 +63,19 @@ def join(lines: list[Line]) -> str:
 
 def text_lines(markup: str) -> list[Line]:
     """The lines of an HTML fragment, in order, none empty."""
-    markup = _CONTROLS.sub("", markup)
+    markup = markup.replace(_LINK_START, "").replace(_LINK_END, "")
     markup = _INLINE.sub("", _LINK.sub(_LINK_START, markup).replace("</a>", _LINK_END))
-    pieces = _BLOCK.split(markup)
+    pieces = _TAG.split(markup)
     page = _Lines()
     page.add(pieces[0])
     for closing, tag, attributes, text in zip(pieces[1::4], pieces[2::4], pieces[3::4], pieces[4::4], strict=True):
         if tag in _PLAIN:
             page.end_line(_PLAIN[tag])
-        elif closing:
-            page.close(tag)
-        else:
-            page.open(tag, attributes)
+        elif tag in _STATEFUL:
+            if closing:
+                page.close(tag)
+            else:
+                page.open(tag, attributes)
         if text and not text.isspace():
             page.add(text)
     page.end_line(False)
