@@ -21,6 +21,10 @@ CODE_BLOCKS = "pre, listing, xmp, .highlighttable, .rouge-table, .syntaxhighligh
 """Selects what `save_block` takes."""
 _CODE_TAGS = frozenset(("pre", "listing", "xmp"))
 _CODE_CLASSES = frozenset(("highlighttable", "rouge-table", "syntaxhighlighter", "blob-wrapper"))
+_NOT_PLAIN = re.compile(
+    r"<(?:br|button|table|tr|li)\b|lineno|line-numbers|gutter|blob-num|hljs-ln|cop(?:y|ied)|clipboard|toolbar"
+)
+"""Markup of a block whose text is not simply the text of its elements."""
 _INLINE_CODE = re.compile(r"<(code|kbd|samp|tt)(?:\s[^>]*)?>(.*?)</\1>", re.DOTALL)
 _LANGUAGE = re.compile(
     r"(?:^|\s)(?:language|lang|highlight-source|highlight|brush:?|sourceCode|code)[-\s:]\s*([\w+#.-]+)"
@@ -36,13 +40,8 @@ def is_block(node: Any) -> bool:
 def save_block(tree: Any, block: Any, saved: Saved) -> None:
     """Replace a code block by a placeholder for its exact text between fences."""
     language = _code_language(block)
-    for gutter in outermost(block, _GUTTERS):
-        gutter.decompose()
-    for line_break in block.css("br"):
-        line_break.replace_with("\n")
-    pres = [] if block.tag in _CODE_TAGS else block.css("pre")
-    code = "\n".join(p.text() for p in pres) if pres else _block_text(block)
-    code = code.removesuffix("\n")
+    code = _block_text(block) if _NOT_PLAIN.search(block.html or "") else str(block.text())
+    code = code.removesuffix("\n").replace("\xa0", " ")
     if not code.strip():
         block.decompose()
         return
@@ -71,9 +70,13 @@ def fenced(code: str, language: str = "") -> str:
 
 
 def _block_text(block: Any) -> str:
-    """Text of a code block; a table or a list of lines has one line an element."""
-    if block.css_first("li, tr, .line") is None:
-        return str(block.text())
+    """Text of a code block without its line numbers; a table or a list of lines has one line an element."""
+    for gutter in outermost(block, _GUTTERS):
+        gutter.decompose()
+    for line_break in block.css("br"):
+        line_break.replace_with("\n")
+    if block.tag not in _CODE_TAGS and (pres := block.css("pre")):
+        return "\n".join(pre.text() for pre in pres)
     for lines in ("tr", "li") if block.tag in _CODE_TAGS else (".code .line", "tr", "li", ".line"):
         if rows := block.css(lines):
             return "\n".join(row.text().strip("\n") for row in rows)

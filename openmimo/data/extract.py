@@ -18,8 +18,8 @@ from typing import Any
 from openmimo.data.code_blocks import CODE_BLOCKS, is_block, save_block, save_inline_code
 from openmimo.data.dom import without_nested
 from openmimo.data.formulas import DELIMITER, FORMULAS, is_formula, save_delimited, save_formula
-from openmimo.data.main_content import NEVER_TEXT, main_content, without_link_lists
-from openmimo.data.plain_text import join, plain_text, text_lines
+from openmimo.data.main_content import main_content, without_link_lists
+from openmimo.data.plain_text import NEVER_TEXT, join, plain_text, text_lines
 from openmimo.data.read import DOCUMENT, Page
 from openmimo.data.saved import Saved
 from openmimo.types import Document
@@ -46,9 +46,9 @@ def extract(page: Page) -> Document | Dropped:
             from openmimo.data.pdf import pdf_text
 
             title, text = pdf_text(page.content)
-            return _document(page, text, title=title)
+            return _document(page, _clean(text), title=title)
         if media in ("text/plain", "text/markdown"):
-            return _document(page, decode(page.content, page.media_type))
+            return _document(page, _clean(decode(page.content, page.media_type)))
         if media in ("text/html", "application/xhtml+xml", ""):
             if len(page.content) > MAX_HTML_BYTES:
                 return Dropped("too large", f"{len(page.content)} bytes")
@@ -136,7 +136,6 @@ def _from_row(page: Page) -> Document | Dropped:
 
 
 def _document(page: Page, text: str, *, title: str = "", language: str = "", tags: Any = None) -> Document | Dropped:
-    text = _clean(text)
     if not text:
         return Dropped("empty")
     return Document(
@@ -165,7 +164,7 @@ def _from_html(page: Page) -> Document | Dropped:
     else:
         text = main_text(tree, saved)
     text = saved.put_back(save_delimited(text, saved))
-    return _document(page, text, title=title, language=language, tags=tags)
+    return _document(page, text.strip(), title=title, language=language, tags=tags)
 
 
 def save_pieces(tree: Any, saved: Saved) -> None:

@@ -17,10 +17,6 @@ from openmimo.data.dom import without_nested
 from openmimo.data.plain_text import Line
 from openmimo.data.saved import MARK
 
-NEVER_TEXT = (
-    "script style noscript template iframe object audio video canvas map svg select datalist button textarea dialog"
-).split()
-"""Elements whose content is no text of the page."""
 _RUNNING_CHARS = 25
 """Fewest characters of one piece of running text; a character outside ASCII counts double."""
 _SHARE, _SHARE_INSIDE = 0.6, 0.85
@@ -39,8 +35,8 @@ _NO_CHROME_TAGS = frozenset("body html main article p h1".split())
 _CAN_BE_ROOT = frozenset("div article main td table tbody tr center font span".split())
 _BOXES = frozenset("div section ul ol table header".split())
 _MAY_BE_CHROME = (
-    "div, section, ul, ol, table, header, figure, nav, aside, footer, form, menu, li[class], span[class], a[class], "
-    "dl[class], td[class], tr[class], h2[class], h3[class], h4[class], [hidden]"
+    "div, section, ul, ol, table, header, figure, nav, aside, footer, form, menu, li[class], [hidden], .headerlink, "
+    ".sr-only, .visually-hidden, .screen-reader-text, .mw-editsection"
 )
 _CACHED_NAMES = 1 << 15
 """Class names are the same on page after page: how many to remember."""

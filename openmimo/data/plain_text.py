@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+NEVER_TEXT = "script style noscript template iframe object svg select textarea button dialog".split()
+"""Elements whose content is no text of the page."""
 _BLOCKS = (
     "address article aside blockquote body br caption center dd details dir div dl dt fieldset figcaption figure "
     "footer form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main menu nav ol p pre section summary table tbody "
@@ -24,7 +26,7 @@ _INLINE = re.compile(
 )
 """The commonest of what leaves no trace; the rest of it is left to the walk over tags."""
 _TAG = re.compile(rf"<(/?)([a-zA-Z][^\s>]*)({_ATTRIBUTES})>")
-_NEVER = re.compile(r"<(script|style|noscript|template|iframe|svg|select|textarea|button)\b.*?</\1>", re.DOTALL)
+_NEVER = re.compile(rf"<(?:{'|'.join(NEVER_TEXT)})[\s>]")
 _PARAGRAPHS = frozenset("p h1 h2 h3 h4 h5 h6 blockquote ul ol dl table figure hr pre section article".split())
 _LISTS = frozenset(("ul", "ol", "menu", "dir"))
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
@@ -52,7 +54,12 @@ class Line:
 
 def plain_text(markup: str) -> str:
     """All text of an HTML fragment."""
-    markup = _NEVER.sub(" ", markup)
+    if _NEVER.search(markup):
+        from selectolax.lexbor import LexborHTMLParser
+
+        tree = LexborHTMLParser(markup)
+        tree.strip_tags(NEVER_TEXT)
+        markup = (tree.body.html if tree.body is not None else None) or ""
     return join(text_lines(markup))
 
 
@@ -62,22 +69,27 @@ def join(lines: list[Line]) -> str:
 
 
 def text_lines(markup: str) -> list[Line]:
-    """The lines of an HTML fragment, in order, none empty."""
-    markup = markup.replace(_LINK_START, "").replace(_LINK_END, "")
+    """The lines of an HTML fragment without scripts and the like, in order, none empty."""
+    markup = markup.replace(_LINK_START, "").replace(_LINK_END, "").replace("&nbsp;", " ")
     markup = _INLINE.sub("", _LINK.sub(_LINK_START, markup).replace("</a>", _LINK_END))
     pieces = _TAG.split(markup)
     page = _Lines()
-    page.add(pieces[0])
+    if not pieces[0].isspace():
+        page.parts.append(pieces[0])
     for closing, tag, attributes, text in zip(pieces[1::4], pieces[2::4], pieces[3::4], pieces[4::4], strict=True):
-        if tag in _PLAIN:
-            page.end_line(_PLAIN[tag])
+        gap = _PLAIN.get(tag)
+        if gap is not None:
+            if page.parts:
+                page.end_line(gap)
+            elif gap:
+                page.gap = True
         elif tag in _STATEFUL:
             if closing:
                 page.close(tag)
             else:
                 page.open(tag, attributes)
         if text and not text.isspace():
-            page.add(text)
+            page.parts.append(text)
     page.end_line(False)
     return page.lines
 
@@ -87,16 +99,15 @@ class _Lines:
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
-        self._parts: list[str] = []
+        self.parts: list[str] = []
         """Of the line that is being built."""
-        self._mark, self._gap, self._heading = "", False, False
+        self.gap = False
+        """Whether an empty line stands before the next line."""
+        self._mark, self._heading = "", False
         self._lists: list[int] = []
         """Open lists: the number of the next item, or -1 for bullets."""
         self._rows: list[_Row] = []
         """Open rows, of tables within tables."""
-
-    def add(self, text: str) -> None:
-        self._parts.append(text)
 
     def open(self, tag: str, attributes: str) -> None:
         self.end_line(tag in _PARAGRAPHS and not (tag in ("ul", "ol") and self._lists))
@@ -143,15 +154,15 @@ class _Lines:
             line.linked = line.linked * (1 - share) + cell.linked * share
             line.text += f" | {cell.text}"
         row.joins = one_line or (row.joins and len(self.lines) == row.cell_start)
-        self._gap = self._gap and not row.joins
+        self.gap = self.gap and not row.joins
 
     def end_line(self, paragraph: bool) -> None:
         """End the line, if it has text; the next comes after a gap if one of the tags between asks for it."""
-        if not self._parts:
-            self._gap = self._gap or paragraph
+        if not self.parts:
+            self.gap = self.gap or paragraph
             return
-        text = " ".join("".join(self._parts).split())
-        self._parts = []
+        text = " ".join("".join(self.parts).split())
+        self.parts = []
         linked = 0.0
         if _LINK_START in text or _LINK_END in text:
             inside = sum(len(found) for found in _LINKED.findall(text))
@@ -161,12 +172,12 @@ class _Lines:
             if self._heading:
                 text = _HEADING_ANCHOR.sub("", text)
             if "&" in text:
-                text = text.replace("&nbsp;", " ").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-            self.lines.append(Line(text, self._mark, self._gap, linked))
-            self._gap = False
+                text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+            self.lines.append(Line(text, self._mark, self.gap, linked))
+            self.gap = False
             if not self._heading:  # a second line of an item stands below its text
                 self._mark = " " * len(self._mark)
-        self._gap = self._gap or paragraph
+        self.gap = self.gap or paragraph
 
 
 @dataclass(slots=True)

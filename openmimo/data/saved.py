@@ -34,18 +34,19 @@ class Saved:
 
     def put_back(self, text: str) -> str:
         """The text with every piece in its place; displays and code on lines of their own."""
-        if not self.pieces:
-            return text.replace(MARK, "")
-
-        def piece(match: re.Match[str]) -> str:
-            number = int(match.group(2))
-            if number >= len(self.pieces):  # the page's own
-                return ""
-            kind, content = self.pieces[number]
+        first, *rest = re.split(rf"{MARK}(\d+);", text.replace("\0", ""))
+        parts = [first]
+        for number, after in zip(rest[::2], rest[1::2], strict=True):
+            if int(number) >= len(self.pieces):  # the page's own
+                parts.append(after)
+                continue
+            kind, content = self.pieces[int(number)]
             if kind == "inline":
-                return match.group(1) + content + match.group(3)
-            return f"\x00{content}\x00"  # a block: borders become line breaks below
-
-        # A block eats the blanks around it; an inline piece keeps them.
-        text = re.sub(rf"([ \t]*){MARK}(\d+);([ \t]*)", piece, text)
-        return re.sub(r"\n*\x00\n*\x00\n*|\n*\x00\n*", lambda m: "\n\n" if m.group().count("\n") >= 2 else "\n", text)
+                parts += (content, after)
+            else:  # a block eats the blanks around it; its borders become line breaks below
+                parts[-1] = parts[-1].rstrip(" \t")
+                parts += (f"\0{content}\0", after.lstrip(" \t"))
+        text = "".join(parts)
+        if "\0" in text:
+            text = re.sub("\n*\0\n*(?:\0\n*)?", lambda m: "\n\n" if m.group().count("\n") >= 2 else "\n", text)
+        return text.replace(MARK, "")
