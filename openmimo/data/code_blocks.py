@@ -17,14 +17,15 @@ _GUTTERS = (
     ".linenos, .lineno, .linenodiv, .line-numbers-rows, .gutter, td.blob-num, .hljs-ln-numbers, .rouge-gutter, "
     ".copybtn, button, .copy-button, .clipboard-copy, .code-toolbar > .toolbar"
 )
-CODE_BLOCKS = "pre, listing, xmp, .highlighttable, .rouge-table, .syntaxhighlighter, .blob-wrapper"
-"""Selects what `save_block` takes."""
+CODE_BLOCKS = "pre, listing, xmp, .syntaxhighlighter, .blob-wrapper"
+"""Selects what `save_block` takes; a table with line numbers is taken by the `pre` in it."""
 _CODE_TAGS = frozenset(("pre", "listing", "xmp"))
 _CODE_CLASSES = frozenset(("highlighttable", "rouge-table", "syntaxhighlighter", "blob-wrapper"))
-_NOT_PLAIN = re.compile(
-    r"<(?:br|button|table|tr|li)\b|lineno|line-numbers|gutter|blob-num|hljs-ln|cop(?:y|ied)|clipboard|toolbar"
-)
-"""Markup of a block whose text is not simply the text of its elements."""
+_NOT_PLAIN = (
+    "<br", "<button", "<table", "<tr", "<li", "lineno", "line-numbers", "gutter", "blob-num", "hljs-ln", "copy",
+    "copied", "clipboard", "toolbar",
+)  # fmt: skip
+"""Markup of a block whose text may not be simply the text of its elements."""
 _INLINE_CODE = re.compile(r"<(code|kbd|samp|tt)(?:\s[^>]*)?>(.*?)</\1>", re.DOTALL)
 _LANGUAGE = re.compile(
     r"(?:^|\s)(?:language|lang|highlight-source|highlight|brush:?|sourceCode|code)[-\s:]\s*([\w+#.-]+)"
@@ -32,15 +33,30 @@ _LANGUAGE = re.compile(
 _NOT_A_LANGUAGE = frozenset("default none plain text plaintext notranslate nohighlight block wrapper highlight".split())
 
 
-def is_block(node: Any) -> bool:
-    """Whether this element is a code block."""
+def code_block(node: Any) -> Any:
+    """The code block that this element is, or is the code of; None if it is none."""
+    if not _is_block(node):
+        return None
+    around = node.parent
+    for _ in range(5):  # pre, td, tr, tbody, table
+        if around is None:
+            break
+        if around.tag == "table":
+            return around if _is_block(around) else node
+        around = around.parent
+    return node
+
+
+def _is_block(node: Any) -> bool:
     return node.tag in _CODE_TAGS or not _CODE_CLASSES.isdisjoint((node.attributes.get("class") or "").split())
 
 
 def save_block(tree: Any, block: Any, saved: Saved) -> None:
     """Replace a code block by a placeholder for its exact text between fences."""
     language = _code_language(block)
-    code = _block_text(block) if _NOT_PLAIN.search(block.html or "") else str(block.text())
+    markup = block.html or ""
+    plain = block.tag in _CODE_TAGS and not any(hint in markup for hint in _NOT_PLAIN)
+    code = str(block.text()) if plain else _block_text(block)
     code = code.removesuffix("\n").replace("\xa0", " ")
     if not code.strip():
         block.decompose()
@@ -64,7 +80,8 @@ def save_inline_code(markup: str, saved: Saved) -> str:
 
 def fenced(code: str, language: str = "") -> str:
     """The code between backtick fences longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall(r"^ {0,3}(`{3,})", code, re.MULTILINE)), default=2)
+    runs = re.findall(r"^ {0,3}(`{3,})", code, re.MULTILINE) if "```" in code else []
+    longest = max(map(len, runs), default=2)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{code}\n{fence}"
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openmimo.data.code_blocks import CODE_BLOCKS, is_block, save_block, save_inline_code
+from openmimo.data.code_blocks import CODE_BLOCKS, code_block, save_block, save_inline_code
 from openmimo.data.dom import without_nested
-from openmimo.data.formulas import DELIMITER, FORMULAS, is_formula, save_delimited, save_formula
+from openmimo.data.formulas import FORMULAS, is_formula, save_delimited, save_formula
 from openmimo.data.main_content import main_content, without_link_lists
+from openmimo.data.page_facts import page_facts
 from openmimo.data.plain_text import NEVER_TEXT, join, plain_text, text_lines
 from openmimo.data.read import DOCUMENT, Page
 from openmimo.data.saved import Saved
@@ -155,7 +156,7 @@ def _from_html(page: Page) -> Document | Dropped:
     tree = LexborHTMLParser(source.encode("utf-8", "replace"))  # quicker than parsing text
     if tree.body is None:
         return Dropped("empty")
-    title, language, tags = _title(tree), _declared_language(tree), _tags(tree)
+    facts = page_facts(tree, page.content)
     saved = Saved()
     save_pieces(tree, saved)
     thread = find_thread(tree)
@@ -164,17 +165,18 @@ def _from_html(page: Page) -> Document | Dropped:
     else:
         text = main_text(tree, saved)
     text = saved.put_back(save_delimited(text, saved))
-    return _document(page, text.strip(), title=title, language=language, tags=tags)
+    return _document(page, text.strip(), title=facts.title, language=facts.language, tags=facts.tags)
 
 
 def save_pieces(tree: Any, saved: Saved) -> None:
     """Replace the code blocks and the formulas that are elements, each once, by placeholders."""
-    nodes = [(node, is_block(node)) for node in tree.css(f"{CODE_BLOCKS}, {FORMULAS}")]
-    blocks = {node.mem_id for node, block in nodes if block}
-    pieces = without_nested([node for node, block in nodes if block or is_formula(node)])
+    nodes = tree.css(f"{CODE_BLOCKS}, {FORMULAS}")
+    blocks = [block for node in nodes if (block := code_block(node)) is not None]
+    codes = {block.mem_id for block in blocks}
+    pieces = without_nested([*blocks, *(node for node in nodes if is_formula(node))])
     scripts = any(node.tag == "script" for node in pieces)
     for node in pieces:
-        if node.mem_id in blocks:
+        if node.mem_id in codes:
             save_block(tree, node, saved)
         else:
             save_formula(node, saved, scripts=scripts)
@@ -182,7 +184,7 @@ def save_pieces(tree: Any, saved: Saved) -> None:
 
 def protected(markup: str, saved: Saved) -> str:
     """Markup in which no inline code can be taken for a formula."""
-    return save_inline_code(markup, saved) if DELIMITER.search(markup) else markup
+    return save_inline_code(markup, saved) if "$" in markup or "\\" in markup else markup
 
 
 def main_text(tree: Any, saved: Saved) -> str:
@@ -196,42 +198,12 @@ def main_text(tree: Any, saved: Saved) -> str:
     return text
 
 
-# ---- what a page says of itself ------------------------------------------------------------------------------------
-
-
-def _title(tree: Any) -> str:
-    for selector, attribute in (('meta[property="og:title"]', "content"), ("title", ""), ("h1", "")):
-        node = tree.css_first(selector)
-        text = "" if node is None else (node.attributes.get(attribute) or "") if attribute else node.text()
-        if text.strip():
-            return re.sub(r"\s+", " ", text).strip()[:500]
-    return ""
-
-
-def _declared_language(tree: Any) -> str:
-    node = tree.css_first("html")
-    declared = (node.attributes.get("lang") or node.attributes.get("xml:lang") or "") if node is not None else ""
-    match = re.match(r"[a-zA-Z]{2,3}(?=$|[-_])", declared.strip())
-    return match.group().lower() if match else ""
-
-
 def _language(text: str) -> str:
     """Detected language (ISO 639-1), empty if too far from any known profile."""
     from resiliparse.parse.lang import detect_fast
 
     code = str(detect_fast(text[:20_000])[0])
     return "" if code == "unknown" else code
-
-
-def _tags(tree: Any) -> dict[str, Any]:
-    tags: dict[str, Any] = {}
-    robots = tree.css_first('meta[name="robots"]')
-    if robots is not None and robots.attributes.get("content"):
-        tags["robots"] = robots.attributes["content"].lower()
-    licence = tree.css_first('a[rel~="license"], link[rel~="license"]')
-    if licence is not None and licence.attributes.get("href"):
-        tags["licence"] = licence.attributes["href"]
-    return tags
 
 
 def _clean(text: str) -> str:

@@ -32,8 +32,8 @@ _IMAGE_STYLE = re.compile(
 """What TeX image services take before the formula itself."""
 _TEXISH = re.compile(r"\\[a-zA-Z]{2,}|[_^]\{|\\frac|[A-Za-z0-9)]\s*[\^_]\s*[A-Za-z0-9{]|=")
 FORMULAS = (
-    "math, mjx-container, script, img, .MathJax, .MathJax_Preview, .MathJax_Display, .MathJax_SVG, "
-    ".MathJax_SVG_Display, .MathJax_CHTML, .katex-display, .katex-block, .katex, .mwe-math-element, .ztext-math"
+    "math, mjx-container, script, img, .MathJax, .MathJax_Preview, .MathJax_SVG, .MathJax_CHTML, .katex, "
+    ".mwe-math-element, .ztext-math"
 )
 """Selects what may be a formula, `is_formula` says whether it is."""
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|nbsp|#\d+|#x[0-9a-fA-F]+);")
@@ -79,7 +79,8 @@ def save_formula(node: Any, saved: Saved, *, scripts: bool) -> None:
     elif "mwe-math-element" in classes:
         _wikipedia(node, saved)
     else:
-        _katex(node, saved, display="katex-display" in classes or "katex-block" in classes)
+        around = (node.parent.attributes.get("class") or "") if node.parent is not None else ""
+        _katex(node, saved, display="katex-display" in around or "katex-block" in around)
 
 
 def _put(node: Any, saved: Saved, tex: str, *, display: bool) -> None:
@@ -115,7 +116,8 @@ def _mathjax(node: Any, saved: Saved) -> None:
     tex = mathml_to_tex(math) if math is not None else ""
     tex = tex or _tex_of_markup(node.attributes.get("data-mathml") or "")
     tex = tex or clean_tex(node.attributes.get("data-latex") or _data_latex(node) or _mjx_characters(node))
-    _put(node, saved, tex, display=node.attributes.get("display") == "true" or _is_display(math))
+    shown = node.attributes.get("display") == "true" or _is_display(math) or _in_display(node)
+    _put(node, saved, tex, display=shown)
 
 
 def _data_latex(node: Any) -> str:
@@ -156,12 +158,19 @@ def _image_tex(node: Any) -> str:
     source = attributes.get("src") or attributes.get("data-src") or ""
     alt = attributes.get("data-latex") or attributes.get("data-formula") or attributes.get("alt")
     alt = alt or attributes.get("title") or ""
-    hosted = not source.startswith("data:") and _IMAGE_HOSTS.search(source, 0, 300)
+    hosted = _is_hosted(source[:300])
     if hosted or not _IMAGE_CLASSES.isdisjoint((attributes.get("class") or "").split()):
         return (_tex_in_address(source) if hosted else "") or clean_tex(_unescape(alt))
     if ("\\" in alt or "{" in alt or "$" in alt) and len(alt) < 2000 and _ALT_TEX.search(alt):
         return clean_tex(_unescape(alt))
     return ""
+
+
+def _is_hosted(address: str) -> bool:
+    """Whether a service that draws TeX serves this image."""
+    address = address.lower()
+    likely = any(word in address for word in ("tex", "math", "codecogs", "cht=tx", "equation"))
+    return likely and not address.startswith("data:") and _IMAGE_HOSTS.search(address) is not None
 
 
 def _tex_in_address(source: str) -> str:
@@ -215,6 +224,11 @@ def _is_display(node: Any) -> bool:
     return node is not None and (
         (node.attributes.get("display") or "") == "block" or "display" in (node.attributes.get("mode") or "")
     )
+
+
+def _in_display(node: Any) -> bool:
+    """Whether MathJax 2 drew this for a line of its own."""
+    return node.parent is not None and "_Display" in (node.parent.attributes.get("class") or "")
 
 
 def _alone_in_block(node: Any) -> bool:
