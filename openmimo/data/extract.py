@@ -151,7 +151,7 @@ def _from_html(page: Page) -> Document | Dropped:
     from openmimo.data.forum import find_thread, render_thread
 
     source = decode(page.content, page.media_type)
-    if not source.strip():
+    if not source or source.isspace():
         return Dropped("empty")
     tree = LexborHTMLParser(source.encode("utf-8", "replace"))  # quicker than parsing text
     if tree.body is None:

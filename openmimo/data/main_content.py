@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +31,7 @@ _CHROME_SHARE = 0.5
 
 _CHROME_TAGS = frozenset("nav aside footer form menu".split())
 _NO_CHROME_TAGS = frozenset("body html main article p h1".split())
+_NO_AREA_TAGS = frozenset("p span a li ul ol dl dd dt em strong code b i h1 h2 h3 h4 tr td body".split())
 _CAN_BE_ROOT = frozenset("div article main td table tbody tr center font span".split())
 _BOXES = frozenset("div section ul ol table header".split())
 _MAY_BE_CHROME = (
@@ -103,22 +103,25 @@ class RunningText:
         self._mass: dict[int, int] = {}
         pieces: dict[int, int] = {}
         for node in body.traverse(include_text=True):
-            if node.is_text_node:
-                text = node.text_content
-                if (len(text) > 7 or MARK in text) and (size := _size(text)):
-                    element = node.parent
-                    if element.tag != "a":
-                        identity = self._known(element)
-                        pieces[identity] = pieces.get(identity, 0) + size
-        everything = self._sums(pieces, frozenset())
+            if node.is_text_node and len(text := node.text_content.strip()) > 3:
+                size = len(text) if text.isascii() else 2 * len(text)
+                if size < _RUNNING_CHARS:
+                    if MARK not in text:
+                        continue
+                    size = 2 * _RUNNING_CHARS
+                element = node.parent
+                if element.tag != "a":
+                    identity = self._known(element)
+                    pieces[identity] = pieces.get(identity, 0) + size
+        everything = self._sums(pieces)
         limit = _CHROME_SHARE * everything.get(self._top, 0)
         self._chrome = {
             identity
             for identity, node in self._elements.items()
             if (kind := chrome_kind(node)) and (kind == "always" or everything.get(identity, 0) <= limit)
         }
-        self._mass = self._sums(pieces, self._chrome)
-        if not self._mass:
+        self._mass = self._without_chrome(everything)
+        if not self._mass.get(self._top):
             self._chrome, self._mass = set(), everything
         for identity in self._mass:
             self._children.setdefault(self._parents[identity], []).append(identity)
@@ -136,20 +139,30 @@ class RunningText:
             identity = inner
         return first
 
-    def _sums(self, pieces: dict[int, int], chrome: Collection[int]) -> dict[int, int]:
-        """Running text below every element that has any, without what is inside chrome."""
+    def _sums(self, pieces: dict[int, int]) -> dict[int, int]:
+        """Running text below every element that has any."""
         sums = dict(pieces)
         for identity in reversed(self._elements):  # the inner before the outer
-            if size := sums.get(identity):
-                if identity in chrome:
-                    del sums[identity]
-                elif parent := self._parents[identity]:
-                    sums[parent] = sums.get(parent, 0) + size
-        outside: set[int] = set()
+            if (size := sums.get(identity)) and (parent := self._parents[identity]):
+                sums[parent] = sums.get(parent, 0) + size
+        return sums
+
+    def _without_chrome(self, sums: dict[int, int]) -> dict[int, int]:
+        """The same without what is inside chrome."""
+        if not self._chrome:
+            return sums
+        sums, inside = dict(sums), set()
         for identity, parent in self._parents.items():  # the outer before the inner
-            if identity not in chrome and (parent in outside or identity == self._top):
-                outside.add(identity)
-        return {identity: size for identity, size in sums.items() if identity in outside}
+            if parent in inside:
+                inside.add(identity)
+                sums.pop(identity, None)
+            elif identity in self._chrome:
+                inside.add(identity)
+                size = sums.pop(identity, 0)
+                while parent and size:
+                    sums[parent] -= size
+                    parent = self._parents[parent]
+        return {identity: size for identity, size in sums.items() if size}
 
     def root(self) -> Any:
         """The deepest element that holds most of the running text, inside a content area if there is one."""
@@ -207,17 +220,11 @@ class RunningText:
             node.decompose()
 
 
-def _size(text: str) -> int:
-    """Weight of a piece of running text, 0 if it is none."""
-    text = text.strip()
-    size = len(text) if text.isascii() else 2 * len(text)
-    if size >= _RUNNING_CHARS:
-        return size
-    return 2 * _RUNNING_CHARS if MARK in text else 0
-
-
 def area_kind(node: Any) -> int | None:
     """Of a content area, where its kind stands in `_AREA_SHARE`."""
+    tag = node.tag
+    if tag in _NO_AREA_TAGS:
+        return None
     attributes = node.attributes
     if "articleBody" in (attributes.get("itemprop"), attributes.get("name")):
         return 0
@@ -226,9 +233,9 @@ def area_kind(node: Any) -> int | None:
         return 0
     if "likely" in kinds:
         return 1
-    if node.tag == "article":
+    if tag == "article":
         return 2
-    return 3 if node.tag == "main" or attributes.get("role") == "main" else None
+    return 3 if tag == "main" or attributes.get("role") == "main" else None
 
 
 def chrome_kind(node: Any) -> str:
@@ -236,8 +243,10 @@ def chrome_kind(node: Any) -> str:
     tag = node.tag
     if tag in _CHROME_TAGS:
         return "chrome"
+    if tag in _NO_CHROME_TAGS:
+        return ""
     attributes = node.attributes
-    if not attributes or tag in _NO_CHROME_TAGS:
+    if not attributes:
         return ""
     kinds = [_name_chrome(attributes.get("class")), _name_chrome(attributes.get("id")) if tag in _BOXES else ""]
     if any(kinds):

@@ -110,7 +110,11 @@ class _Lines:
         """Open rows, of tables within tables."""
 
     def open(self, tag: str, attributes: str) -> None:
-        self.end_line(tag in _PARAGRAPHS and not (tag in ("ul", "ol") and self._lists))
+        gap = tag in _PARAGRAPHS and not (self._lists and tag in _LISTS)
+        if self.parts:
+            self.end_line(gap)
+        elif gap:
+            self.gap = True
         if tag == "li":
             self._item()
         elif tag in _HEADINGS:
@@ -126,7 +130,11 @@ class _Lines:
             self._rows[-1].cell_start = len(self.lines)
 
     def close(self, tag: str) -> None:
-        self.end_line(tag in _PARAGRAPHS and not (tag in ("ul", "ol") and len(self._lists) > 1))
+        gap = tag in _PARAGRAPHS and not (len(self._lists) > 1 and tag in _LISTS)
+        if self.parts:
+            self.end_line(gap)
+        elif gap:
+            self.gap = True
         if tag in _LISTS and self._lists:
             self._lists.pop()
         if tag == "li" or tag in _HEADINGS:
@@ -158,9 +166,6 @@ class _Lines:
 
     def end_line(self, paragraph: bool) -> None:
         """End the line, if it has text; the next comes after a gap if one of the tags between asks for it."""
-        if not self.parts:
-            self.gap = self.gap or paragraph
-            return
         text = " ".join("".join(self.parts).split())
         self.parts = []
         linked = 0.0
