@@ -1,4 +1,4 @@
-# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | litgpt | trl | clean
+# make setup | test | test-slow | check | demo | bench | vllm | check-vllm | litgpt | trl | peers-extract | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,8 +10,11 @@ LITGPT := .venv-litgpt
 LITGPT_STAMP := $(LITGPT)/.installed
 TRL := .venv-trl
 TRL_STAMP := $(TRL)/.installed
+EXTRACT := .venv-extract
+OPENWEBMATH := .venv-openwebmath
+EXTRACT_STAMP := $(EXTRACT)/.installed
 
-.PHONY: setup test test-slow check demo bench vllm check-vllm litgpt trl clean
+.PHONY: setup test test-slow check demo bench vllm check-vllm litgpt trl peers-extract clean
 
 setup: $(STAMP)
 
@@ -71,5 +74,16 @@ $(TRL_STAMP):
 	$(TRL)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" trl==1.16.0
 	touch $(TRL_STAMP)
 
+# Peers of page extraction (0.4 GB). OpenWebMath was written for an older resiliparse; its code and magic-html's are copies
+# of their repositories that OPENWEBMATH=DIR and MAGIC_HTML=DIR name.
+peers-extract: $(EXTRACT_STAMP)
+
+$(EXTRACT_STAMP):
+	test -x $(EXTRACT)/bin/python || $(PYTHON) -m venv $(EXTRACT)
+	test -x $(OPENWEBMATH)/bin/python || $(PYTHON) -m venv $(OPENWEBMATH)
+	$(EXTRACT)/bin/python -m pip install --quiet --disable-pip-version-check trafilatura==2.0.0 resiliparse==2.0.1 lxml_html_clean beautifulsoup4 py_asciimath Brotli cchardet==2.2.0a2 numpy urllib3
+	$(OPENWEBMATH)/bin/python -m pip install --quiet --disable-pip-version-check resiliparse==0.14.7 'numpy<2' py_asciimath lxml tabulate pyyaml urllib3
+	touch $(EXTRACT_STAMP)
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(LITGPT) $(TRL) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VLLM) $(LITGPT) $(TRL) $(EXTRACT) $(OPENWEBMATH) runs .mypy_cache .ruff_cache .pytest_cache

@@ -176,21 +176,23 @@ def _is_hosted(address: str) -> bool:
 def _tex_in_address(source: str) -> str:
     """The formula in the address of an image that a TeX service renders."""
     parts = urlsplit(source)
-    named = dict(parse_qsl(parts.query.replace("+", "%2B"), keep_blank_values=True))
+    named = dict(parse_qsl(_with_blanks(parts.query, form="%" in parts.query), keep_blank_values=True))
     for key in ("latex", "tex", "chl", "math", "eq", "formula"):
         if named.get(key):
-            return clean_tex(_plus(named[key]))
+            return clean_tex(named[key])
     if "codecogs" in parts.netloc or "cgi" in parts.path or "upmath" in parts.netloc or "math.now" in parts.netloc:
         tail = source.split("?", 1)[1] if "?" in source else parts.path.rsplit("/", 1)[-1]
-        tex = unquote(tail.replace("&space;", " "))
-        tex = _IMAGE_STYLE.sub("", tex.strip())
-        return clean_tex(_plus(tex))
+        tex = unquote(_with_blanks(tail, form=False).replace("&space;", " "))
+        return clean_tex(_IMAGE_STYLE.sub("", tex.strip()))
     return ""
 
 
-def _plus(tex: str) -> str:
-    """`+` between words without any blank is form encoding for a blank; beside real blanks it is an addition."""
-    return tex.replace("+", " ") if "+" in tex and " " not in tex and re.search(r"\\[a-z]+\+|\+\\", tex) else tex
+def _with_blanks(encoded: str, *, form: bool) -> str:
+    """An encoded formula whose `+` are percent-encoded, or blanks where they stand for them.
+
+    In a form's encoding they do, and an addition is `%2B`; an address written by hand has its additions as they are.
+    """
+    return encoded.replace("+", "%20" if form or "%2b" in encoded.lower() else "%2B")
 
 
 def save_delimited(text: str, saved: Saved) -> str:

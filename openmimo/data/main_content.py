@@ -33,7 +33,7 @@ _CHROME_TAGS = frozenset("nav aside footer form menu".split())
 _NO_CHROME_TAGS = frozenset("body html main article p h1".split())
 _NO_AREA_TAGS = frozenset("p span a li ul ol dl dd dt em strong code b i h1 h2 h3 h4 tr td body".split())
 _CAN_BE_ROOT = frozenset("div article main td table tbody tr center font span".split())
-_BOXES = frozenset("div section ul ol table header".split())
+_BOXES = frozenset("div ul ol table header".split())
 _MAY_BE_CHROME = (
     "div, section, ul, ol, table, header, figure, nav, aside, footer, form, menu, li[class], [hidden], .headerlink, "
     ".sr-only, .visually-hidden, .screen-reader-text, .mw-editsection"
@@ -45,13 +45,13 @@ _CHROME = re.compile(
     r"sidebar|aside|navi?|navbar|navigation|menu|respond|breadcrumbs?|crumbs?|footer|foot|share|sharing|sharedaddy|"
     r"shares|social|sns|related|recommend(?:ed|ation|s)?|recirc|outbrain|taboola|promo(?:tion|ted)?|sponsor(?:ed)?|ads?|"
     r"advert(?:isement|ising|s)?|banner|newsletter|subscri(?:be|ption)|sign-?up|log-?in|popup|pop-up|modal|overlay|"
-    r"tooltip|toolbar|pagination|pager|paging|prev-?next|tags|taglist|keywords|byline|author-?(?:box|bio|info|card)|"
+    r"tooltip|(?<!code-)toolbar|pagination|pager|paging|prev-?next|tags|taglist|byline|author-?(?:box|bio|info|card)|"
     r"copyright|disclaimer|sr-only|visually-hidden|screen-reader(?:-text)?|noprint|no-print|print-only|trending|popular|"
     r"most-read|rank(?:ing)?|read-?more|readnext|read-next|next-article|qr-?code|download-app|app-download|"
     r"skip(?:-?link)?|jubao|headerlink|editsection|reflist|navbox|catlinks|post-?info|article-?info|art-?info|pubtime"
     r")(?:$|[\s_-])"
     r"|(?:^|\s)(?:(?:post|article|entry|news|art|story)[_-]{1,2})?"
-    r"(?:side|follow|tag|author|authors|bio|rating|vote|likes?|hot|more|widget|statement|report|toc|meta|source|"
+    r"(?:side|follow|tag|keywords|author|authors|bio|rating|vote|likes?|hot|more|widget|statement|report|toc|meta|source|"
     r"editor|timestamp|date|time|info)(?:$|\s)",
     re.IGNORECASE,
 )
@@ -248,12 +248,18 @@ def chrome_kind(node: Any) -> str:
     attributes = node.attributes
     if not attributes:
         return ""
-    kinds = [_name_chrome(attributes.get("class")), _name_chrome(attributes.get("id")) if tag in _BOXES else ""]
+    classes, own = attributes.get("class"), attributes.get("id")
+    kinds = [_name_chrome(classes), _name_chrome(own) if tag in _BOXES and _is_name(own, classes) else ""]
     if any(kinds):
         return max(kinds, key=("", "chrome", "always").index)
     style = attributes.get("style")
     hidden = (style and "none" in style and re.search(r"display\s*:\s*none", style)) or "hidden" in attributes
     return "chrome" if hidden or attributes.get("role") == "navigation" else ""
+
+
+def _is_name(identity: str | None, classes: str | None) -> bool:
+    """Whether an id names a box; that of a section is made of its heading's words."""
+    return identity is not None and identity.count("-") < 2 and "section" not in (classes or "").split()
 
 
 @lru_cache(_CACHED_NAMES)
