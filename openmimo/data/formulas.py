@@ -70,7 +70,7 @@ def save_formula(node: Any, saved: Saved, *, scripts: bool) -> None:
         tex = _image_tex(node)
         shown = "displaystyle" in tex or any("display" in name for name in classes) or _alone_in_block(node)
         _put(node, saved, clean_tex(_IMAGE_STYLE.sub("", tex)), display=shown)
-    elif drawn and scripts and node.tag != "mjx-container":
+    elif "MathJax_Preview" in classes or (drawn and scripts and node.tag != "mjx-container"):
         node.decompose()
     elif drawn or node.tag == "mjx-container":
         _mathjax(node, saved)
