@@ -26,6 +26,8 @@ _LONE_ARTICLE_SHARE = 0.02
 """The same of an `article` that is alone, but for small ones."""
 _INNER_SHARE = (0.15, 0.6, 0.6, 0.6)
 """Of a content area's running text, how much one of its kind inside it must hold to take its place."""
+_AMONG_SHARE = 0.5
+"""Of the running text in all areas of a kind side by side, how much one must hold to be the content alone."""
 _CHROME_SHARE = 0.5
 """An element that holds more of the page's running text than this is content, whatever it is called."""
 
@@ -188,25 +190,34 @@ class RunningText:
             if mass >= max(_LONE_ARTICLE_SHARE * total, 0.8 * sum(areas[2].values())):
                 start, total = article, mass
         for kind, found in enumerate(areas):
-            inside = {i: mass for i, mass in found.items() if start == self._top or self._is_inside(i, start)}
-            if inside:
-                best = max(inside, key=inside.__getitem__)
-                if inside[best] >= _AREA_SHARE[kind] * total:
-                    innermost = self._innermost(best, inside, _INNER_SHARE[kind])
-                    return innermost, _SHARE_INSIDE if kind else math.inf
+            inside = self._nested(start, found)
+            if start not in found:
+                outermost = inside.get(start, {})
+                mass = max(outermost.values(), default=0)
+                if mass < max(_AREA_SHARE[kind] * total, _AMONG_SHARE * sum(outermost.values()), 1):
+                    continue
+            return self._innermost(start, inside, _INNER_SHARE[kind]), _SHARE_INSIDE if kind else math.inf
         return start, _SHARE if start == self._top else _SHARE_INSIDE
 
-    def _innermost(self, area: int, areas: dict[int, int], share: float) -> int:
-        """The area inside this one that holds nearly as much."""
-        for identity, mass in sorted(areas.items(), key=lambda item: -item[1]):
-            if identity != area and mass >= share * areas[area] and self._is_inside(identity, area):
-                area = identity
-        return area
+    def _nested(self, start: int, areas: dict[int, int]) -> dict[int, dict[int, int]]:
+        """By area, or `start`, the areas that are directly inside it."""
+        inside: dict[int, dict[int, int]] = {}
+        for identity, mass in areas.items():
+            around = self._parents[identity] if identity != start else 0
+            while around and around != start and around not in areas:
+                around = self._parents[around]
+            inside.setdefault(around, {})[identity] = mass
+        return inside
 
-    def _is_inside(self, identity: int, other: int) -> bool:
-        while identity and identity != other:
-            identity = self._parents[identity]
-        return bool(identity)
+    def _innermost(self, start: int, inside: dict[int, dict[int, int]], share: float) -> int:
+        """The area that holds most of what is in areas, as far in as it holds so much of the area around it."""
+        area, needed = start, 0.0
+        while found := inside.get(area):
+            best = max(found, key=found.__getitem__)
+            if found[best] < max(needed, _AMONG_SHARE * sum(found.values())):
+                break
+            area, needed = best, share * found[best]
+        return area
 
     def remove_chrome(self, root: Any) -> None:
         """Take everything that is chrome out from under `root`."""
