@@ -7,7 +7,8 @@ import random
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from openmimo.data.main_content import RunningText, chrome_kind, main_content, without_link_lists
+from openmimo.data.element_names import chrome_kind
+from openmimo.data.main_content import RunningText, main_content, without_link_lists
 from openmimo.data.plain_text import join, plain_text, text_lines
 
 PROSE = "".join(
