@@ -4,7 +4,7 @@
 
 PAGES is pages.jsonl.gz with real documentation pages, MAGIC_HTML a copy of github.com/opendatalab/magic-html whose
 benchmark holds article and forum pages as the web serves them. Everyone is a process of its own with one thread, gets
-the same bytes and turns all pages into text, in turn, once to warm up and then five times; CPU time of these passes
+the same bytes and turns all pages into text, in turn, once to warm up and then three times; CPU time of these passes
 alone. Ours does everything `openmimo data extract` does to a page: title, language, tags, threads, formulas, code.
 trafilatura is as it comes, and `fast`; resiliparse finds the main content; OpenWebMath with its own settings.
 """
@@ -22,7 +22,7 @@ from typing import Any
 import record
 from extract_peer import OURS, Peer, peers
 
-NUM_ROUNDS = 5
+NUM_ROUNDS = 3
 WANTED = {"trafilatura": 8.0, "resiliparse": 0.7, "OpenWebMath": 4.0}
 
 

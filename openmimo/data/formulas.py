@@ -37,12 +37,12 @@ FORMULAS = (
 )
 """Selects what may be a formula, `is_formula` says whether it is."""
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|nbsp|#\d+|#x[0-9a-fA-F]+);")
-_INSIDE = r"(?:(?!\n\n).)+?"
-_DELIMITED = re.compile(  # each branch starts with the character it is searched by
-    rf"\\\[(?P<bracket>{_INSIDE})\\\]|\\\((?P<round>{_INSIDE})\\\)|\$\$(?<!\\\$\$)(?P<double>(?:(?!\n\n)[^$])+?)\$\$"
+_DELIMITED = re.compile(  # each branch starts with the character it is searched by, and none holds its own opening:
+    r"\\\[(?P<bracket>(?:(?!\n\n|\\\[).)+?)\\\]|\\\((?P<round>(?:(?!\n\n|\\\().)+?)\\\)"  # so no text is read twice
+    r"|\$\$(?<!\\\$\$)(?P<double>(?:(?!\n\n)[^$])+?)\$\$"
     r"|(?P<environment>\\begin\{(?P<name>equation|align|gather|multline|eqnarray|alignat|displaymath)(?P<star>\*?)\}"
-    r".+?\\end\{(?P=name)(?P=star)\})"
-    r"|\[(?P<tag>i?tex|latex|math)\](?P<tagged>.+?)\[/(?P=tag)\]"
+    r"(?:(?!\n\n|\\begin\{(?P=name)).)+?\\end\{(?P=name)(?P=star)\})"
+    r"|\[(?P<tag>i?tex|latex|math)\](?P<tagged>(?:(?!\n\n|\[(?P=tag)\]).)+?)\[/(?P=tag)\]"
     r"|\$(?<![\\$\w]\$)(?:latex )?(?P<single>[^\s$](?:[^$\n]{0,300}?[^\s$\\])?)\$(?![\d$])",
     re.DOTALL,
 )

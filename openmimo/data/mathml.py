@@ -22,8 +22,12 @@ def mathml_to_tex(math: Any) -> str:
 
     TeX that the element itself carries wins: an `application/x-tex` annotation, then `alttext`.
     """
-    stated = stated_tex(math)
-    return stated if stated else _tidy(_row(math))
+    if stated := stated_tex(math):
+        return stated
+    try:
+        return _tidy(_row(math))
+    except RecursionError:  # nested deeper than any formula
+        return ""
 
 
 def stated_tex(math: Any) -> str:

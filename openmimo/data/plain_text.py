@@ -29,6 +29,8 @@ _TAG = re.compile(rf"<(/?)([a-zA-Z][^\s>]*)({_ATTRIBUTES})>")
 _NEVER = re.compile(rf"<(?:{'|'.join(NEVER_TEXT)})[\s>]")
 _PARAGRAPHS = frozenset("p h1 h2 h3 h4 h5 h6 blockquote ul ol dl table figure hr pre section article".split())
 _LISTS = frozenset(("ul", "ol", "menu", "dir"))
+_MAX_INDENT = 12
+"""Deeper lists are indented no further: a page may nest thousands."""
 _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
 _STATEFUL = frozenset((*_LISTS, *_HEADINGS, "li", "tr", "td", "th"))
 _PLAIN = {tag: tag in _PARAGRAPHS for tag in _BLOCKS if tag not in _STATEFUL}
@@ -148,7 +150,7 @@ class _Lines:
         if not self._lists:
             self._lists.append(-1)
         number = self._lists[-1]
-        self._mark = "  " * (len(self._lists) - 1) + ("- " if number < 0 else f"{number}. ")
+        self._mark = "  " * min(len(self._lists) - 1, _MAX_INDENT) + ("- " if number < 0 else f"{number}. ")
         if number >= 0:
             self._lists[-1] += 1
 

@@ -75,3 +75,14 @@ def test_a_page_may_hold_the_mark_of_placeholders() -> None:
     page = f"<title>T</title><p>{MARK}0; and {MARK}7; and {MARK} with \\(x\\), long enough to be kept.</p>"
     document = extract(Page("u", page.encode(), "text/html; charset=utf-8", "web"))
     assert isinstance(document, Document) and MARK not in document.text and "with $x$, long" in document.text
+
+
+def test_openings_without_an_end_are_read_once() -> None:
+    for opening in (r"\[ ", r"\( ", "$ ", r"\begin{align} ", "[tex] "):
+        text = (opening * 50_000).strip()
+        assert delimited(text) == text  # a second reading of each would take hours
+
+
+def test_mathml_nested_beyond_reason_costs_itself_alone() -> None:
+    text = elements("<p>before</p><math>" + "<mrow>" * 20_000 + "<mi>x</mi></math>")
+    assert text.startswith("before")
