@@ -4,8 +4,10 @@
 
 PAGES is pages.jsonl.gz: documentation pages with the code blocks they were generated from. A block counts if it stands
 in the text with all its blanks and line breaks, between fences; blanks at the ends of lines, which the gold does not
-have, are left out on both sides. For peers the fences are not asked for. Pages whose source has an odd hash were not
-looked at during development. On top, real code on made pages: the same blocks as seven highlighters write them.
+have, are left out on both sides. For peers the fences are not asked for. Development looked
+at pages whose source has an even hash; of the others 81 of 82 blocks were kept, until the one miss was looked at too
+and mended, so neither half is unseen any more. trafilatura's line breaks go in this environment (lxml 6): its blocks
+are whole but for white space, and its figure here says no more than that. On top, real code on made pages: the same blocks as seven highlighters write them.
 """
 
 # ruff: noqa: E501
@@ -103,11 +105,11 @@ def main() -> None:
         )
         on_made = all_texts([{"html": markup} for *_, markup in made], Path(name), OURS)[OURS]
     rates: dict[str, float] = {}
-    halves = {"looked at": [0, 0], "unseen": [0, 0]}
+    halves = {"even": [0, 0], "odd": [0, 0]}
     for peer, found in texts.items():
         num_kept = num = 0
         for page, text in zip(pages, map(trimmed, found), strict=True):
-            half = halves["unseen" if hashlib.md5(page["src"].encode()).digest()[0] % 2 else "looked at"]
+            half = halves["odd" if hashlib.md5(page["src"].encode()).digest()[0] % 2 else "even"]
             for code in map(trimmed, page["code"]):
                 kept = fenced_in(code, text) if peer == OURS else code in text
                 num_kept, num = num_kept + kept, num + 1
