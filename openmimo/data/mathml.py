@@ -10,45 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-SYMBOLS = dict(
-    pair.split("=", 1)
-    for pair in (
-        r"α=\alpha β=\beta γ=\gamma δ=\delta ϵ=\epsilon ε=\varepsilon ζ=\zeta η=\eta θ=\theta ϑ=\vartheta ι=\iota "
-        r"κ=\kappa λ=\lambda μ=\mu µ=\mu ν=\nu ξ=\xi π=\pi ϖ=\varpi ρ=\rho ϱ=\varrho σ=\sigma ς=\varsigma τ=\tau "
-        r"υ=\upsilon ϕ=\phi φ=\varphi χ=\chi ψ=\psi ω=\omega Γ=\Gamma Δ=\Delta Θ=\Theta Λ=\Lambda Ξ=\Xi Π=\Pi "
-        r"Σ=\Sigma Υ=\Upsilon Φ=\Phi Ψ=\Psi Ω=\Omega ℵ=\aleph ℏ=\hbar ℓ=\ell ℘=\wp ℜ=\Re ℑ=\Im ∂=\partial ∞=\infty "
-        r"∅=\emptyset ∇=\nabla ∀=\forall ∃=\exists ∄=\nexists ¬=\neg ∧=\wedge ∨=\vee ∩=\cap ∪=\cup ∈=\in ∉=\notin "
-        r"∋=\ni ⊂=\subset ⊃=\supset ⊆=\subseteq ⊇=\supseteq ⊄=\not\subset ⊊=\subsetneq ≤=\leq ⩽=\leqslant ≥=\geq "
-        r"⩾=\geqslant ≠=\neq ≡=\equiv ≢=\not\equiv ≈=\approx ≅=\cong ≃=\simeq ∼=\sim ∝=\propto ≪=\ll ≫=\gg ≺=\prec "
-        r"≻=\succ ⪯=\preceq ⪰=\succeq ⊥=\perp ∥=\parallel ∣=\mid ∤=\nmid ⊢=\vdash ⊨=\models ±=\pm ∓=\mp ×=\times "
-        r"÷=\div ⋅=\cdot ∗=\ast ⋆=\star ∘=\circ •=\bullet ⊕=\oplus ⊗=\otimes ⊙=\odot ∑=\sum ∏=\prod ∐=\coprod "
-        r"∫=\int ∬=\iint ∭=\iiint ∮=\oint ⋃=\bigcup ⋂=\bigcap ⨁=\bigoplus ⨂=\bigotimes ⋁=\bigvee ⋀=\bigwedge "
-        r"←=\leftarrow →=\rightarrow ↔=\leftrightarrow ⇐=\Leftarrow ⇒=\Rightarrow ⇔=\Leftrightarrow "
-        r"⟶=\longrightarrow ⟵=\longleftarrow ⟹=\Longrightarrow ⟺=\Longleftrightarrow ↦=\mapsto ⟼=\longmapsto "
-        r"↑=\uparrow ↓=\downarrow ↗=\nearrow ↘=\searrow ↪=\hookrightarrow ⇝=\rightsquigarrow ⟨=\langle ⟩=\rangle "
-        r"〈=\langle 〉=\rangle ⌊=\lfloor ⌋=\rfloor ⌈=\lceil ⌉=\rceil ‖=\| …=\ldots ⋯=\cdots ⋮=\vdots ⋱=\ddots ′=' "
-        r"″='' ‴=''' °=^{\circ} †=\dagger ‡=\ddagger √=\surd ∠=\angle △=\triangle ∖=\setminus ∴=\therefore "
-        r"∵=\because ℝ=\mathbb{R} ℂ=\mathbb{C} ℕ=\mathbb{N} ℤ=\mathbb{Z} ℚ=\mathbb{Q} ℙ=\mathbb{P} 𝔼=\mathbb{E} "
-        r"−=- ∕=/ ⩵== ∶=: ≔=:= ≜=\triangleq ⊤=\top ⋉=\ltimes ⋊=\rtimes ⊣=\dashv □=\square ⋄=\diamond "
-        r"∎=\blacksquare ø=\o ı=\imath ȷ=\jmath ≐=\doteq ≲=\lesssim ≳=\gtrsim"
-    ).split()
-)
-INVISIBLE = frozenset("\u2061\u2062\u2063\u2064\u200b\u200c\u200d\ufeff")
-FUNCTIONS = frozenset(
-    "arccos arcsin arctan arg cos cosh cot coth csc deg det dim exp gcd hom inf ker lg lim liminf limsup ln log max "
-    "min Pr sec sin sinh sup tan tanh".split()
-)
-ACCENTS = {
-    "^": "hat", "ˆ": "hat", "~": "tilde", "˜": "tilde", "¯": "bar", "‾": "overline", "―": "overline", "_": "bar",
-    "→": "vec", "⃗": "vec", "˙": "dot", ".": "dot", "¨": "ddot", "..": "ddot", "ˇ": "check", "˘": "breve", "´": "acute",
-    "`": "grave", "⏞": "overbrace", "⏟": "underbrace", "←": "overleftarrow", "↔": "overleftrightarrow",
-}  # fmt: skip
-WIDE = {"hat": "widehat", "tilde": "widetilde", "bar": "overline", "vec": "overrightarrow"}
-VARIANTS = {
-    "bold": "mathbf", "double-struck": "mathbb", "script": "mathcal", "fraktur": "mathfrak", "sans-serif": "mathsf",
-    "monospace": "mathtt", "bold-italic": "boldsymbol", "bold-script": "mathcal", "bold-fraktur": "mathfrak",
-}  # fmt: skip
-_SPECIAL = {"%": r"\%", "#": r"\#", "&": r"\&", "$": r"\$", "{": r"\{", "}": r"\}", "_": r"\_", "\\": r"\backslash"}
+from openmimo.data.mathml_symbols import ACCENTS, FUNCTIONS, INVISIBLE, SPECIAL, STYLED_BLOCKS, SYMBOLS, VARIANTS, WIDE
+
 _UNDER_AS_SCRIPT = re.compile(
     r"\\(?:sum|prod|coprod|int|iint|iiint|oint|big[a-z]+|lim|liminf|limsup|max|min|sup|inf|det|gcd|Pr|operatorname\*\{.*\})"
 )
@@ -59,8 +22,12 @@ def mathml_to_tex(math: Any) -> str:
 
     TeX that the element itself carries wins: an `application/x-tex` annotation, then `alttext`.
     """
-    stated = stated_tex(math)
-    return stated if stated else _tidy(_row(math))
+    if stated := stated_tex(math):
+        return stated
+    try:
+        return _tidy(_row(math))
+    except RecursionError:  # nested deeper than any formula
+        return ""
 
 
 def stated_tex(math: Any) -> str:
@@ -90,10 +57,31 @@ def _children(node: Any) -> list[Any]:
 
 def _row(node: Any) -> str:
     children = _children(node)
+    if len(children) > 1 and _is_fence(children[0]) and _is_fence(children[-1]):
+        left, right = (_delimiter(end.text() or "") for end in (children[0], children[-1]))
+        return f"\\left{left} {_joined(children[1:-1]).strip()} \\right{right}"
+    return _joined(children)
+
+
+def _delimiter(text: str) -> str:
+    r"""What stands after `\left` or `\right`; nothing is a point."""
+    text = text.strip()
+    return "|" if text == "∣" else _symbols(text).strip() or "."
+
+
+def _is_fence(node: Any) -> bool:
+    """Whether a renderer says that an operator grows with what it encloses, as `\\left(` does."""
+    attributes = node.attributes
+    stated = attributes.get("fence") == "true" or attributes.get("data-mjx-texclass") in ("OPEN", "CLOSE")
+    text = (node.text() or "").strip()
+    return node.tag == "mo" and stated and attributes.get("stretchy") != "false" and len(text) <= 1
+
+
+def _joined(children: list[Any]) -> str:
     parts = [_convert(child) for child in children]
-    for i, child in enumerate(children[1:-1], 1):  # \\binom draws the parentheses that stand around it
-        if parts[i].startswith("\\binom") and child.tag == "mfrac" and (parts[i - 1], parts[i + 1]) == ("(", ")"):
-            parts[i - 1] = parts[i + 1] = ""
+    for i in range(1, len(parts) - 1):  # \\binom draws the parentheses that stand around it
+        if parts[i - 1].strip() == "(" and parts[i + 1].strip() == ")" and (found := _over_each_other(children[i])):
+            parts[i - 1 : i + 2] = ["", f"\\binom{{{found[0]}}}{{{found[1]}}}", ""]
     # An empty element is an argument too (MathML's {}), but adds nothing to a row.
     out = ""
     for part in parts:
@@ -101,6 +89,20 @@ def _row(node: Any) -> str:
             out += " "
         out += part
     return out
+
+
+def _over_each_other(node: Any) -> tuple[str, str] | None:
+    """The two parts of a fraction without a line, which may be wrapped in styles."""
+    while node.tag in ("mstyle", "mrow", "mpadded") and len(_children(node)) == 1:
+        (node,) = _children(node)
+    if node.tag != "mfrac" or len(_children(node)) < 2 or not _has_no_line(node):
+        return None
+    top, bottom = _children(node)[:2]
+    return _convert(top).strip(), _convert(bottom).strip()
+
+
+def _has_no_line(fraction: Any) -> bool:
+    return re.fullmatch(r"0+(\.0+)?(px|pt|em)?", fraction.attributes.get("linethickness") or "") is not None
 
 
 def _convert(node: Any) -> str:
@@ -141,27 +143,18 @@ def _symbols(text: str) -> str:
     for character in text.strip():
         if character in INVISIBLE:
             continue
-        tex = SYMBOLS.get(character) or _SPECIAL.get(character) or _styled(character)
+        tex = SYMBOLS.get(character) or SPECIAL.get(character) or _styled(character)
         if character == "\xa0":
             tex = "~"
         out += tex + (" " if tex.startswith("\\") and tex[-1].isalpha() else "")
     return out
 
 
-_STYLED_BLOCKS = (  # mathematical alphanumeric symbols: first code point, command, first letter
-    (0x1D400, "mathbf", "A"), (0x1D41A, "mathbf", "a"), (0x1D434, "", "A"), (0x1D44E, "", "a"),
-    (0x1D468, "boldsymbol", "A"), (0x1D482, "boldsymbol", "a"),
-    (0x1D49C, "mathcal", "A"), (0x1D4B6, "mathcal", "a"), (0x1D504, "mathfrak", "A"),
-    (0x1D51E, "mathfrak", "a"), (0x1D538, "mathbb", "A"), (0x1D552, "mathbb", "a"), (0x1D5A0, "mathsf", "A"),
-    (0x1D5BA, "mathsf", "a"), (0x1D670, "mathtt", "A"), (0x1D68A, "mathtt", "a"),
-)  # fmt: skip
-
-
 def _styled(character: str) -> str:
     code = ord(character)
     if code < 0x1D400 or code > 0x1D7FF:
         return character
-    for start, command, letter in _STYLED_BLOCKS:
+    for start, command, letter in STYLED_BLOCKS:
         if start <= code < start + 26:
             plain = chr(ord(letter) + code - start)
             return f"\\{command}{{{plain}}}" if command else plain
@@ -196,17 +189,30 @@ def _text(node: Any) -> str:
     text = node.text() or ""
     if not text.strip():
         return r"\ " if text else ""
-    return "\\text{" + _escape_text(text) + "}"
+    if re.fullmatch(r"\\[a-zA-Z]+", text):  # a command that the renderer did not know
+        return f"{text} "
+    command = _TEXT_COMMANDS.get((node.attributes.get("mathvariant") or "").lower(), "text")
+    return f"\\{command}{{{_escape_text(text)}}}"
+
+
+_TEXT_COMMANDS = {"bold": "textbf", "italic": "textit", "sans-serif": "textsf", "monospace": "texttt"}
 
 
 def _escape_text(text: str) -> str:
-    return re.sub(r"([%#&_{}])", r"\\\1", re.sub(r"\s+", " ", text))
+    pieces = re.split(r"(\\)", re.sub(r"\s+", " ", text))
+    return "".join(r"\textbackslash{}" if p == "\\" else re.sub(r"([%#&_{}$])", r"\\\1", p) for p in pieces)
+
+
+def _number(node: Any) -> str:
+    tex = _symbols(node.text() or "")
+    variant = VARIANTS.get((node.attributes.get("mathvariant") or "").lower())
+    return f"\\{variant}{{{tex.strip()}}}" if variant else tex
 
 
 def _fraction(node: Any) -> str:
     top, bottom = _arguments(node, 2)[:2]
-    if (node.attributes.get("linethickness") or "") in ("0", "0px", "0pt", "0em"):
-        return f"\\binom{{{_convert(top).strip()}}}{{{_convert(bottom).strip()}}}"
+    if _has_no_line(node):
+        return f"{{{_convert(top).strip()} \\atop {_convert(bottom).strip()}}}"
     return f"\\frac{{{_convert(top).strip()}}}{{{_convert(bottom).strip()}}}"
 
 
@@ -309,7 +315,7 @@ def _fenced(node: Any) -> str:
         if i and separators.strip():
             out += separators.strip()[min(i - 1, len(separators.strip()) - 1)] + " "
         out += _convert(child)
-    left, right = _symbols(opening).strip() or ".", _symbols(closing).strip() or "."
+    left, right = _delimiter(opening), _delimiter(closing)
     return f"\\left{left} {out.strip()} \\right{right}" if "." in (left, right) else f"{left}{out.strip()}{right}"
 
 
@@ -320,14 +326,29 @@ def _table(node: Any) -> str:
         cells = [c for c in _children(row) if c.tag == "mtd"]
         cells = cells[1:] if row.tag == "mlabeledtr" and len(cells) > 1 else cells
         lines.append(" & ".join(_row(cell).strip() for cell in cells))
+    sides = (node.attributes.get("columnalign") or "").split()
+    if sides[:2] == ["right", "left"]:
+        return "\\begin{aligned} " + " \\\\ ".join(lines) + " \\end{aligned}"
+    columns = "".join(side[0] for side in sides if side in ("left", "right", "center"))
+    if columns.strip("c"):
+        return f"\\begin{{array}}{{{columns}}} " + " \\\\ ".join(lines) + " \\end{array}"
     return "\\begin{matrix} " + " \\\\ ".join(lines) + " \\end{matrix}"
 
 
 def _space(node: Any) -> str:
-    width = node.attributes.get("width") or ""
-    match = re.match(r"(-?[\d.]+)em", width)
+    match = re.match(r"(-?[\d.]+)em", node.attributes.get("width") or "")
     size = float(match.group(1)) if match else 0.0
-    return r"\qquad " if size >= 2 else r"\quad " if size >= 1 else r"\ " if size > 0.2 else ""
+    for least, command in (
+        (1.9, r"\qquad "),
+        (0.9, r"\quad "),
+        (0.3, r"\ "),
+        (0.27, r"\;"),
+        (0.2, r"\:"),
+        (0.1, r"\,"),
+    ):
+        if size >= least:
+            return command
+    return r"\!" if size < -0.1 else ""
 
 
 def _enclosed(node: Any) -> str:
@@ -344,21 +365,26 @@ def _enclosed(node: Any) -> str:
     return inner
 
 
+_MATRICES = (("(", ")", "pmatrix"), ("[", "]", "bmatrix"), ("|", "|", "vmatrix"), (r"\|", r"\|", "Vmatrix"))
+_CASES = re.compile(
+    r"\\left\\\{ \\begin\{(?:array|matrix)\}(?:\{l+\})?((?:(?!\\begin).)*?)\\end\{(?:array|matrix)\} \\right\."
+)
+
+
 def _tidy(tex: str) -> str:
     tex = re.sub(r"\s+", " ", tex)
-    tex = re.sub(r" (?=[\^_{}),.;])", "", tex)
-    # A stretchy pair around a table is a matrix of that kind.
-    for left, right, kind in (("(", ")", "pmatrix"), ("[", "]", "bmatrix"), ("|", "|", "vmatrix")):
-        pattern = (
-            re.escape(left) + r"\s*\\begin\{matrix\}((?:(?!\\begin\{matrix\}).)*?)\\end\{matrix\}\s*" + re.escape(right)
-        )
-        tex = re.sub(pattern, lambda m, kind=kind: f"\\begin{{{kind}}}{m.group(1)}\\end{{{kind}}}", tex)  # type: ignore[misc]
-    return tex.strip()
+    tex = re.sub(r"(?<!\\) (?=[\^_{}),.;])", "", tex)
+    for left, right, kind in _MATRICES if r"\begin{matrix}" in tex else ():
+        body = r"\s*\\begin\{matrix\}((?:(?!\\begin\{matrix\}).)*?)\\end\{matrix\}\s*"
+        for opening, closing in ((rf"\left{left}", rf"\right{right}"), (left, right)):
+            pattern = re.escape(opening) + body + re.escape(closing)
+            tex = re.sub(pattern, lambda m, kind=kind: f"\\begin{{{kind}}}{m.group(1)}\\end{{{kind}}}", tex)  # type: ignore[misc]
+    return _CASES.sub(r"\\begin{cases}\1\\end{cases}", tex).strip()
 
 
 _HANDLERS: dict[str, Callable[[Any], str]] = {
     "mi": _identifier,
-    "mn": lambda node: _symbols(node.text() or ""),
+    "mn": _number,
     "mo": _operator,
     "mtext": _text,
     "ms": _text,

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from openmimo.data.extract import Dropped, document_of
+from openmimo.data.extract import Dropped, clean, document_of
 from openmimo.data.read import Page
 from openmimo.types import Document
 
@@ -55,6 +55,6 @@ def parse_with(command: str, page: Page, *, max_bytes: int) -> Document | Droppe
     if status != 0:
         return Dropped("PDF command failed", f"exit status {status}")
     try:
-        return document_of(page, output.decode())
+        return document_of(page, clean(output.decode()))
     except UnicodeDecodeError as error:
         return Dropped("PDF command failed", f"it printed no UTF-8: {error}")

@@ -72,7 +72,7 @@ def main() -> None:
 def _warm_up() -> None:
     """Import what pages need before memory is limited."""
     for name in (
-        "resiliparse.extract.html2text", "resiliparse.parse.encoding", "resiliparse.parse.lang", "selectolax.lexbor",
+        "resiliparse.parse.encoding", "resiliparse.parse.lang", "selectolax.lexbor",
         "xxhash", "openmimo.data.extract", "openmimo.data.forum", "openmimo.data.urls",
     ):  # fmt: skip
         importlib.import_module(name)

@@ -8,8 +8,9 @@ import pytest
 from selectolax.lexbor import LexborHTMLParser
 
 from openmimo.data.engines import ENGINES
-from openmimo.data.extract import extract, plain_text
+from openmimo.data.extract import extract
 from openmimo.data.forum import Thread, find_thread, render_thread
+from openmimo.data.plain_text import plain_text
 from openmimo.data.read import Page
 from openmimo.types import Document
 
