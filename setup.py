@@ -25,7 +25,12 @@ setup(
     cmdclass={"build_ext": Build},
     ext_modules=[
         Extension("openmimo.judge.sandbox._spawn", ["openmimo/judge/sandbox/_spawn.c"], optional=True),
-        Extension("openmimo.data._kernels", ["openmimo/data/_kernels.c"], extra_compile_args=["-O3"], optional=True),
+        Extension(
+            "openmimo.data.copies._kernels",
+            ["openmimo/data/copies/_kernels.c"],
+            extra_compile_args=["-O3"],
+            optional=True,
+        ),
         *(
             Extension(
                 f"openmimo.{room}._kernels",

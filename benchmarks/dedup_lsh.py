@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import record
 
-from openmimo.data.dedup import cluster
-from openmimo.data.minhash import NGRAM, band_keys, signatures, word_hashes
+from openmimo.data.copies.dedup import cluster
+from openmimo.data.copies.minhash import NGRAM, band_keys, signatures, word_hashes
 
 BANDS, ROWS = 14, 8
 NUM_PAIRS = 40_000

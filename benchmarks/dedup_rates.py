@@ -19,7 +19,7 @@ from typing import Any
 import record
 from generated_corpus import generate
 
-from openmimo.data import dedup_steps, global_dedup, spill
+from openmimo.data.copies import global_dedup, spill
 
 TEXT_BYTES = 2_000_000_000
 TRAVEL = ("urls", "lost", "folded", "keys", "round", "labels", "members", "copies", "sizes")

@@ -21,7 +21,7 @@ from pydoc_data.topics import topics
 
 import record
 
-from openmimo.data import _kernels
+from openmimo.data.copies import _kernels
 
 LENGTHS = (500, 100, 2000)
 NUM_ROUNDS = 5

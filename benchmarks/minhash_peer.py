@@ -23,7 +23,7 @@ HASHES, NGRAM = 112, 5
 def ours(texts: list[str], *, numba: bool = False) -> Callable[[], Any]:
     import pyarrow as pa
 
-    from openmimo.data import minhash, minhash_numba
+    from openmimo.data.copies import minhash, minhash_numba
 
     if numba:
         minhash.kernels = lambda: minhash_numba  # type: ignore[assignment]

@@ -190,8 +190,8 @@ def dedup(
     """
     from dataclasses import asdict
 
-    from openmimo.data.dedup_steps import DedupConfig
-    from openmimo.data.global_dedup import dedup_to, parse_bytes
+    from openmimo.data.copies.global_dedup import dedup_to, parse_bytes
+    from openmimo.data.copies.steps import DedupConfig
 
     config = DedupConfig(ngram=ngram)
     counts = dedup_to(

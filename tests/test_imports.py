@@ -26,7 +26,7 @@ MAY_IMPORT = {
         "train",
         "model",
         "data.decontaminate",
-        "data.dedup",
+        "data.copies",
         "data.pack",
         "data.chat",
     },

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmimo.config import missing_file
-from openmimo.data.minhash import ngram_hashes, word_hashes
+from openmimo.data.copies.minhash import ngram_hashes, word_hashes
 from openmimo.rows import read_rows
 
 NGRAM = 16  # MiMo 3.1

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from openmimo.config import fingerprint
-from openmimo.data.dedup import DOCUMENT_SCHEMA, publish
+from openmimo.data.documents import DOCUMENT_SCHEMA, publish
 from openmimo.data.redact import check_kinds, redact
 from openmimo.log import progress
 
@@ -267,7 +267,7 @@ def read_stage(files: pa.Table) -> Iterator[pa.Table]:
 def extract_stage(pages: pa.Table) -> pa.Table:
     """Pages to documents, in a process that may be killed: a hostile page costs only itself."""
     from openmimo.data.bounded import Bounds, extract_pages
-    from openmimo.data.dedup import document_row
+    from openmimo.data.documents import document_row
     from openmimo.data.extract import Dropped
     from openmimo.data.read import Page
 
@@ -328,25 +328,25 @@ class Decontaminate:
 
 
 def _url_keys(documents: pa.Table) -> pa.Table:
-    from openmimo.data.dedup import url_keys
+    from openmimo.data.copies.dedup import url_keys
 
     return url_keys(documents)
 
 
 def _drop_url_copies(keyed: pa.Table) -> pa.Table:
-    from openmimo.data.dedup import drop_url_copies
+    from openmimo.data.copies.dedup import drop_url_copies
 
     return drop_url_copies(keyed)
 
 
 def _minhash_keys(documents: pa.Table, *, bands: int, rows: int, ngram: int) -> pa.Table:
-    from openmimo.data.dedup import minhash_keys
+    from openmimo.data.copies.dedup import minhash_keys
 
     return minhash_keys(documents, bands=bands, rows=rows, ngram=ngram)
 
 
 def _drop_near_copies(keyed: pa.Table) -> pa.Table:
-    from openmimo.data.dedup import drop_near_copies
+    from openmimo.data.copies.dedup import drop_near_copies
 
     return drop_near_copies(keyed)
 

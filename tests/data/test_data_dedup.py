@@ -11,20 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openmimo.data import minhash, minhash_numba
-from openmimo.data.dedup import (
+from openmimo.data.copies import minhash, minhash_numba
+from openmimo.data.copies.dedup import (
     cluster,
-    documents_table,
     drop_near_copies,
     drop_url_copies,
     minhash_keys,
     url_keys,
 )
-from openmimo.data.minhash import SPACELESS, band_keys, hash_functions, ngram_hashes, signatures, word_hashes
+from openmimo.data.copies.minhash import SPACELESS, band_keys, hash_functions, ngram_hashes, signatures, word_hashes
+from openmimo.data.documents import documents_table
 from openmimo.types import Document
 
 try:
-    from openmimo.data import _kernels
+    from openmimo.data.copies import _kernels
 except ImportError:
     _kernels = None  # type: ignore[assignment]
 

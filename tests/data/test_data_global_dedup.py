@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from openmimo.cli import main
-from openmimo.data import dedup_steps, document_files
-from openmimo.data.dedup import documents_table, rank_facts, ranks, text_keys
-from openmimo.data.dedup_steps import DedupConfig, Run
-from openmimo.data.global_dedup import dedup_to, parse_bytes
+from openmimo.data.copies import files, steps
+from openmimo.data.copies.dedup import rank_facts, ranks, text_keys
+from openmimo.data.copies.global_dedup import dedup_to, parse_bytes
+from openmimo.data.copies.steps import DedupConfig, Run
+from openmimo.data.documents import documents_table
 from openmimo.data.urls import canonical_url
 from openmimo.rows import document_from, write_rows
 
@@ -87,9 +88,9 @@ def read_rows(path: Path) -> list[Row]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Pieces, chunks and ranges of a few records, as if the memory were tiny."""
-    monkeypatch.setattr(document_files, "PIECE_BYTES", 3000)
-    monkeypatch.setattr(document_files, "TABLE_ROWS", 3)
-    monkeypatch.setattr(dedup_steps, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(files, "PIECE_BYTES", 3000)
+    monkeypatch.setattr(files, "TABLE_ROWS", 3)
+    monkeypatch.setattr(steps, "CHUNK_ROWS", 4)
     monkeypatch.setattr(Run, "_most", lambda self, fields: 40)
     yield
 
@@ -183,8 +184,8 @@ def test_a_repeated_dump_is_not_compared_with_itself(tmp_path: Path, capsys: pyt
 
 KILLED = """
 import os, pathlib, signal, sys
-from openmimo.data import dedup_steps, document_files, global_dedup
-document_files.PIECE_BYTES, dedup_steps.CHUNK_ROWS, left = 3000, 4, int(sys.argv[1])
+from openmimo.data.copies import steps, files, global_dedup
+files.PIECE_BYTES, steps.CHUNK_ROWS, left = 3000, 4, int(sys.argv[1])
 real = pathlib.Path.replace
 def replace(self, target):
     global left
@@ -355,7 +356,7 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: p
 def test_a_line_too_long_to_hold_is_broken_and_the_next_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(document_files, "LONGEST_LINE", 100)
+    monkeypatch.setattr(files, "LONGEST_LINE", 100)
     lines = [{"id": "long", "text": "x" * 250}, {"id": "a", "text": "short"}, {"id": "longer", "text": "x" * 99}]
     write_rows(tmp_path / "a.jsonl", lines)
     assert dedup_to([tmp_path / "a.jsonl"], tmp_path / "out.jsonl").kept == 1

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmimo.data.groups import best_first, contract, linked, rank_keys, unique_pairs
-from openmimo.data.spill import END, Runs, write_run
+from openmimo.data.copies.groups import best_first, contract, linked, rank_keys, unique_pairs
+from openmimo.data.copies.spill import END, Runs, write_run
 
 
 def pairs_of(array: np.ndarray) -> set[tuple[int, int]]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from openmimo.data.dedup import DOCUMENT_SCHEMA
+from openmimo.data.documents import DOCUMENT_SCHEMA
 from openmimo.data.pipeline import (
     DataConfig,
     Funnel,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from openmimo.data.minhash import kernels
+from openmimo.data.copies.minhash import kernels
 
 U64 = NDArray[np.uint64]
 

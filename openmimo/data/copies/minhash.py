@@ -40,9 +40,9 @@ _LANES = 16  # hash functions are filled up to a multiple of the widest register
 def kernels() -> Any:
     """`sign`, `band_keys` and `join`: the compiled module, or numba's where it has not been built."""
     try:
-        from openmimo.data import _kernels
+        from openmimo.data.copies import _kernels
     except ImportError:
-        from openmimo.data import minhash_numba
+        from openmimo.data.copies import minhash_numba
 
         return minhash_numba
     return _kernels
@@ -100,7 +100,7 @@ def hash_functions(num_hashes: int, seed: int) -> tuple[NDArray[np.uint32], NDAr
 
 def word_hashes(text: str) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64], str]:
     """Hash, start and end (character offsets) of every word, and the lower-cased text that they index."""
-    from openmimo.data import minhash_numba
+    from openmimo.data.copies import minhash_numba
 
     lowered = text.lower()
     codes = np.frombuffer(lowered.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
@@ -112,7 +112,7 @@ def ngram_hashes(words: NDArray[np.uint64], ngram: int) -> NDArray[np.uint64]:
     """Hash of every run of `ngram` words; empty if there are fewer. The same words hash alike wherever they stand."""
     if len(words) < ngram:
         return np.empty(0, dtype=np.uint64)
-    from openmimo.data import minhash_numba
+    from openmimo.data.copies import minhash_numba
 
     return minhash_numba.runs(words, ngram)
 

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from openmimo.data.dedup import publish
-from openmimo.data.groups import best_first
-from openmimo.data.spill import Runs, write_run
+from openmimo.data.copies.groups import best_first
+from openmimo.data.copies.spill import Runs, write_run
+from openmimo.data.documents import publish
 
 U64 = NDArray[np.uint64]
 FORMAT = 1

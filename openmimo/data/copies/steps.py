@@ -8,7 +8,7 @@
     clusters  by cluster: the best copy and the size
     write     by piece: the documents that stay, in the order of the inputs
 
-A document is a row number: its piece's number, then its place in the piece. An index (`dedup_index.py`) adds the keys
+A document is a row number: its piece's number, then its place in the piece. An index (`index.py`) adds the keys
 of earlier runs; their rows are below all new ones, so a cluster that holds one has been written already.
 """
 
@@ -27,11 +27,11 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from openmimo.data.dedup import rank_facts, ranks, text_keys
-from openmimo.data.dedup_index import Index
-from openmimo.data.document_files import Faults, Piece, read_piece
-from openmimo.data.groups import best_first, contract, linked, unique_pairs
-from openmimo.data.spill import END, Runs, write_array, write_run
+from openmimo.data.copies.dedup import rank_facts, ranks, text_keys
+from openmimo.data.copies.files import Faults, Piece, read_piece
+from openmimo.data.copies.groups import best_first, contract, linked, unique_pairs
+from openmimo.data.copies.index import Index
+from openmimo.data.copies.spill import END, Runs, write_array, write_run
 from openmimo.data.urls import canonical_url
 from openmimo.log import progress, say
 

@@ -2,7 +2,7 @@
 
 Everything that grows with the corpus lies in sorted runs on disk (`spill.py`) in a work folder beside the output and is
 worked on a range at a time, by as many threads as there are cores, each within its share of the memory
-(`dedup_steps.py`). What is decided stands in `groups.py` and `dedup.py`. A killed run leaves the work folder, and the
+(`steps.py`). What is decided stands in `groups.py` and `dedup.py`. A killed run leaves the work folder, and the
 same command goes on from the pieces that it had read; the output appears whole or not at all.
 """
 
@@ -17,10 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from openmimo.config import fingerprint
-from openmimo.data.dedup import publish, write_tables
-from openmimo.data.dedup_index import Index
-from openmimo.data.dedup_steps import Counts, DedupConfig, Run
-from openmimo.data.document_files import Piece, cut, list_documents
+from openmimo.data.copies.files import Piece, cut, list_documents
+from openmimo.data.copies.index import Index
+from openmimo.data.copies.steps import Counts, DedupConfig, Run
+from openmimo.data.documents import publish, write_tables
 from openmimo.log import say
 
 FORMAT = 1
@@ -42,7 +42,7 @@ def dedup_to(
     """Read documents, drop copies by URL and by MinHash, write the rest; the file appears whole or not at all.
 
     Args:
-        inputs: files or folders, see `document_files.list_documents`.
+        inputs: files or folders, see `files.list_documents`.
         out: `.jsonl` or `.parquet`; the work folder stands beside it until the end.
         memory_bytes: of the whole process, resident, whatever the size of the inputs.
         max_removed: a run that would remove a greater share of the documents, 0 to 1, stops and writes nothing.

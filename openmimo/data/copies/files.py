@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from openmimo.config import missing_file
-from openmimo.data.dedup import DOCUMENT_SCHEMA
+from openmimo.data.documents import DOCUMENT_SCHEMA
 
 PLAIN = (".jsonl", ".ndjson")
 PACKED = tuple(name + packing for name in PLAIN for packing in (".gz", ".zst"))

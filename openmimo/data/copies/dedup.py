@@ -4,16 +4,12 @@ First by canonical URL, then by MinHash LSH: texts that share the key of any of 
 connected components of the pairs are the clusters. The best copy is the one its tagger scored highest, else the
 longest, else that of the shortest URL; then a hash of id and URL decides, so the order of inputs does not. A pipeline
 gives `drop_near_copies` the keys that its shards computed in parallel; `global_dedup.py` does the same on files of
-any size. Also here: documents as rows.
+any size.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,27 +17,9 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
-from openmimo.checkpoint import sync_folder
-from openmimo.data.groups import best_first, contract, linked, rank_keys
-from openmimo.data.minhash import EMPTY, band_keys, signatures
+from openmimo.data.copies.groups import best_first, contract, linked, rank_keys
+from openmimo.data.copies.minhash import EMPTY, band_keys, signatures
 from openmimo.data.urls import canonical_url
-from openmimo.rows import write_rows
-from openmimo.types import Document
-
-DOCUMENT_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("url", pa.string()),
-        ("title", pa.string()),
-        ("text", pa.large_string()),
-        ("source", pa.string()),
-        ("language", pa.string()),
-        ("tags", pa.string()),  # one JSON object
-        ("cluster_id", pa.string()),  # id of the best copy of this document; its own until dedup has run
-        ("cluster_size", pa.int64()),  # documents that this one stands for, itself included
-    ]
-)
-"""A document row, the one form on disk."""
 
 SCORE_TAGS = ("quality", "knowledge_density", "reasoning_depth")
 """Tags whose mean ranks the copies of a document; those that a document lacks are left out of its mean."""
@@ -143,75 +121,6 @@ def keep_best(keyed: pa.Table, labels: NDArray[np.int64], reason: str) -> pa.Tab
             "detail": pc.if_else(stays, nothing, details),
         }
     )
-
-
-def documents_table(documents: Iterable[Document]) -> pa.Table:
-    """Rows of DOCUMENT_SCHEMA, each a cluster of its own."""
-    rows = [document_row(document) for document in documents]
-    return pa.Table.from_pylist(rows, schema=DOCUMENT_SCHEMA)
-
-
-def document_row(document: Document) -> dict[str, Any]:
-    """A DOCUMENT_SCHEMA row, a cluster of its own. Lone surrogates, which no UTF-8 can hold, become `?`."""
-    tags = json.dumps(dict(document.tags), ensure_ascii=False, sort_keys=True)
-    row = {
-        "id": document.id, "url": document.url, "title": document.title, "text": document.text,
-        "source": document.source, "language": document.language, "tags": tags,
-        "cluster_id": document.id, "cluster_size": 1,
-    }  # fmt: skip
-    return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
-
-
-def write_documents(documents: Iterable[Document], out: Path) -> None:
-    """Documents to `.jsonl` or `.parquet`, a thousand rows at a time, atomically."""
-
-    def tables() -> Iterable[pa.Table]:
-        rows = []
-        for document in documents:
-            rows.append(document_row(document))
-            if len(rows) == 1000:
-                yield pa.Table.from_pylist(rows, schema=DOCUMENT_SCHEMA)
-                rows = []
-        yield pa.Table.from_pylist(rows, schema=DOCUMENT_SCHEMA)
-
-    write_tables(tables(), out)
-
-
-def write_tables(tables: Iterable[pa.Table], out: Path) -> None:
-    """Tables of DOCUMENT_SCHEMA into one file, which appears whole or not at all; in .jsonl `tags` is an object.
-
-    Raises:
-        ValueError: if `out` ends in neither .jsonl nor .parquet.
-    """
-    if out.suffix == ".jsonl":
-        rows = (row for table in tables for row in table.to_pylist())
-        write_rows(out, ({**row, "tags": json.loads(row["tags"] or "{}")} for row in rows))
-    elif out.suffix == ".parquet":
-        _write_parquet(tables, out)
-    else:
-        raise ValueError(f"cannot write {out}: expected a name that ends in .jsonl or .parquet")
-
-
-def _write_parquet(tables: Iterable[pa.Table], out: Path) -> None:
-    import pyarrow.parquet as pq
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with pq.ParquetWriter(temporary, DOCUMENT_SCHEMA, compression="zstd") as writer:
-            for table in tables:
-                writer.write_table(table)
-        publish(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Put a finished file in its place, durably."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
 
 
 def _tie(name: str, url: str) -> int:
