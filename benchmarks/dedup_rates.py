@@ -20,6 +20,7 @@ import record
 from generated_corpus import generate
 
 from openmimo.data.copies import global_dedup, spill
+from openmimo.data.copies import steps as dedup_steps
 
 TEXT_BYTES = 2_000_000_000
 TRAVEL = ("urls", "lost", "folded", "keys", "round", "labels", "members", "copies", "sizes")
