@@ -26,6 +26,7 @@ setup(
     ext_modules=[
         Extension("openmimo.judge.sandbox._spawn", ["openmimo/judge/sandbox/_spawn.c"], optional=True),
         Extension("openmimo.data._kernels", ["openmimo/data/_kernels.c"], extra_compile_args=["-O3"], optional=True),
+        Extension("openmimo.data._source", ["openmimo/data/_source.c"], extra_compile_args=["-O3"], optional=True),
         *(
             Extension(
                 f"openmimo.{room}._kernels",
