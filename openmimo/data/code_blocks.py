@@ -18,7 +18,7 @@ _GUTTERS = (
     ".copybtn, button, .copy-button, .clipboard-copy, .code-toolbar > .toolbar"
 )
 CODE_BLOCKS = "pre, listing, xmp"
-"""Selects what `save_block` takes, beside `CODE_BLOCK_CLASSES`; a table with line numbers is taken by the `pre` in it."""
+"""Selects what `save_block` takes, but for `CODE_BLOCK_CLASSES`; of a table with line numbers the `pre` is taken."""
 CODE_BLOCK_CLASSES = ("syntaxhighlighter", "blob-wrapper")
 _CODE_TAGS = frozenset(("pre", "listing", "xmp"))
 _CODE_CLASSES = frozenset(("highlighttable", "rouge-table", "syntaxhighlighter", "blob-wrapper"))
