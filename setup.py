@@ -31,6 +31,7 @@ setup(
             extra_compile_args=["-O3"],
             optional=True,
         ),
+        Extension("openmimo.data._source", ["openmimo/data/_source.c"], extra_compile_args=["-O3"], optional=True),
         *(
             Extension(
                 f"openmimo.{room}._kernels",

@@ -39,6 +39,7 @@ from openmimo.data.charset import decode  # noqa: E402
 from openmimo.data.extract import extract  # noqa: E402
 from openmimo.data.forum import find_thread  # noqa: E402
 from openmimo.data.read import Page  # noqa: E402
+from openmimo.data.source_names import source_names  # noqa: E402
 
 ANCHORS = {
     "Stack Exchange": (r"js-post-body", {r'id="question"': "question", r'id="answer-\d+"': "answer",
@@ -155,7 +156,7 @@ def thread_row(name: str, half: str, source: str) -> dict[str, Any] | None:
     wanted = posts_by_id(source, ANCHORS[engine][1]) if engine else []
     if engine is None or not wanted:
         return None
-    thread = find_thread(LexborHTMLParser(source), source)
+    thread = find_thread(LexborHTMLParser(source), source_names(source.encode()))
     got = [(post.role, words_of(post.html)) for post in thread.posts] if thread else []
     got = [post for post in got if post[1]]
     right = in_order(wanted, got)

@@ -7,6 +7,7 @@ Left out: sharded writing; rank 0 writes whole tensors, so any number of ranks c
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -162,10 +163,29 @@ def _crc32(path: Path) -> int:
     return found
 
 
+def aside(path: Path) -> Path:
+    """The name under which this process writes what will stand at `path`; what killed processes left so named goes."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        process = left.suffix[1:]
+        if process.isdigit() and not _lives(int(process)):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a small file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = aside(path)
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)

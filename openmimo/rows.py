@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from openmimo.checkpoint import sync_folder
+from openmimo.checkpoint import aside, sync_folder
 from openmimo.config import missing_file, nearest
 from openmimo.types import CheckerName, Document, Problem, UnitTest
 
@@ -18,7 +18,7 @@ from openmimo.types import CheckerName, Document, Problem, UnitTest
 def write_rows(path: Path, rows: Iterable[Any]) -> int:
     """Write dataclasses or mappings, one a line; how many. If `rows` raises, nothing is left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = aside(path)
     count = 0
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -108,3 +110,16 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / ".writing-12345" / "state.pt").write_bytes(b"half")
     checkpoint.save(tmp_path, 1, {})
     assert names(tmp_path) == ["step-00000001"]
+
+
+def test_what_a_killed_process_was_writing_is_swept_away_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".rows.jsonl.{dead.pid}").write_text("half")
+    (tmp_path / f".rows.jsonl.{os.getppid()}").write_text("another writes this")
+    (tmp_path / f".other.jsonl.{dead.pid}").write_text("half")
+    (tmp_path / f".folder.{dead.pid}").mkdir()
+    checkpoint.write_text(tmp_path / "rows.jsonl", "whole")
+    assert checkpoint.aside(tmp_path / "folder") == tmp_path / f".folder.{os.getpid()}"
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"rows.jsonl", f".rows.jsonl.{os.getppid()}", f".other.jsonl.{dead.pid}"}

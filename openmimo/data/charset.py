@@ -16,6 +16,7 @@ SNIFFED_BYTES = 100_000  # ours: what detection looks at
 
 _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\x00\x00", "utf-32-le"), (b"\x00\x00\xfe\xff", "utf-32-be"),
          (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"), (b"\x84\x31\x95\x33", "gb18030"))  # fmt: skip
+_MARKS = tuple(mark for mark, _ in _BOMS)
 _SUPERSETS = {
     "ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874",
     "gb2312": "gb18030", "gbk": "gb18030", "hz": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949",
@@ -53,6 +54,15 @@ def decode(content: bytes, media_type: str = "") -> str:
         if text.count("\ufffd") <= MAX_BAD_SHARE * max(1, _num_high(content)):
             return text
     return content.decode(detected_encoding(content), "replace")
+
+
+def utf8(content: bytes, media_type: str = "") -> bytes:
+    """What `decode` makes of `content`, as UTF-8; the very bytes where they are that already."""
+    if not (content.startswith(_MARKS) or _wide(content) or _escaped(content)):
+        with contextlib.suppress(UnicodeDecodeError):
+            content.decode("utf-8")
+            return content
+    return decode(content, media_type).encode("utf-8", "replace")
 
 
 def declared_encodings(content: bytes, media_type: str = "") -> list[str]:
@@ -106,7 +116,9 @@ def _wide(content: bytes) -> str:
 
 def _escaped(content: bytes) -> str:
     """ISO-2022-JP, which is ASCII but for its escapes."""
-    return "iso2022_jp" if re.search(rb"\x1b\$[@B](?:[\x21-\x7e]{2})+\x1b\([BJ]", content) else ""
+    return (
+        "iso2022_jp" if b"\x1b" in content and re.search(rb"\x1b\$[@B](?:[\x21-\x7e]{2})+\x1b\([BJ]", content) else ""
+    )
 
 
 def _num_high(content: bytes) -> int:

@@ -17,8 +17,9 @@ _GUTTERS = (
     ".linenos, .lineno, .linenodiv, .line-numbers-rows, .gutter, td.blob-num, .hljs-ln-numbers, .rouge-gutter, "
     ".copybtn, button, .copy-button, .clipboard-copy, .code-toolbar > .toolbar"
 )
-CODE_BLOCKS = "pre, listing, xmp, .syntaxhighlighter, .blob-wrapper"
-"""Selects what `save_block` takes; a table with line numbers is taken by the `pre` in it."""
+CODE_BLOCKS = "pre, listing, xmp"
+"""Selects what `save_block` takes, but for `CODE_BLOCK_CLASSES`; of a table with line numbers the `pre` is taken."""
+CODE_BLOCK_CLASSES = ("syntaxhighlighter", "blob-wrapper")
 _CODE_TAGS = frozenset(("pre", "listing", "xmp"))
 _CODE_CLASSES = frozenset(("highlighttable", "rouge-table", "syntaxhighlighter", "blob-wrapper"))
 _NOT_PLAIN = (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from openmimo.checkpoint import sync_folder
+from openmimo.checkpoint import aside, sync_folder
 from openmimo.rows import write_rows
 from openmimo.types import Document
 
@@ -81,7 +81,7 @@ def _write_parquet(tables: Iterable[pa.Table], out: Path) -> None:
     import pyarrow.parquet as pq
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    temporary = aside(out)
     try:
         with pq.ParquetWriter(temporary, DOCUMENT_SCHEMA, compression="zstd") as writer:
             for table in tables:

@@ -21,7 +21,8 @@ class Engine:
 
     name: str
     marks: tuple[str, ...]
-    """Pieces of class names, ids or test ids, any of which a page of this engine has; looked for before anything else."""
+    """Pieces of classes, ids, slots or test ids, any of which a page of this engine has (`source_names`); looked for
+    before anything else."""
     posts: str
     """CSS selector of the elements that hold a post's words, opener included, none inside another."""
     post: str = ""
@@ -84,12 +85,12 @@ ENGINES = (
         opener=".thing.link .usertext-body .md", later="comment", score=".score.unvoted, .score", title="a.title",
     ),
     Engine(
-        "Reddit", ("<shreddit-",), "shreddit-post [slot='text-body'], shreddit-comment [slot='comment']",
+        "Reddit", ("slot=text-body", "slot=comment"), "shreddit-post [slot='text-body'], shreddit-comment [slot='comment']",
         post="shreddit-post, shreddit-comment", opener="shreddit-post [slot='text-body']", later="comment",
         score="@score", chrome="button, [slot='read-more-button']", title="h1[slot='title'], shreddit-title, h1",
     ),
     Engine(
-        "Reddit (2018)", ("post-content", "comment"),
+        "Reddit (2018)", ("data-test-id=post-content", "data-testid=comment"),
         "[data-test-id='post-content'] [data-click-id='text'], [data-testid='comment']",
         opener="[data-test-id='post-content'] [data-click-id='text']", later="comment",
     ),
@@ -120,7 +121,7 @@ ENGINES = (
         score=".ipsReact_reactCount", repeats="[data-role='recommendedComments'], [data-role='memberSignature']", chrome=".ipsQuote_citation + .ipsQuote_toggle, .ipsItemSignature, .ipsSpoiler_header",
         title="h1.ipsType_pageTitle, .ipsType_pageTitle",
     ),
-    Engine("MyBB", ("post_body scaleimages", "post classic"), ".post_body", chrome=".post_edit, .signature", title=".thead strong"),
+    Engine("MyBB", ("scaleimages", "pid_"), ".post_body", chrome=".post_edit, .signature", title=".thead strong"),
     Engine("SMF", ("msg_",), ".post .inner, .inner[id^='msg_'], div.post[id^='msg_']", chrome=".signature, .modified"),
     Engine("NodeBB", ("posts",), "[component='post/content'], [component='post'] .content, ul.posts .content",
            post="[component='post'], li", score="[component='post/vote-count']", repeats=".deleted", title="[component='topic/title'], [component='post/header'] span"),

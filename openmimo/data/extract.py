@@ -13,16 +13,17 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from openmimo.data.charset import decode
-from openmimo.data.code_blocks import CODE_BLOCKS, code_block, save_block, save_inline_code
+from openmimo.data.charset import decode, utf8
+from openmimo.data.code_blocks import CODE_BLOCK_CLASSES, CODE_BLOCKS, code_block, save_block, save_inline_code
 from openmimo.data.dom import without_nested
-from openmimo.data.formulas import FORMULAS, is_formula, save_delimited, save_formula
+from openmimo.data.formulas import FORMULA_CLASSES, FORMULAS, is_formula, save_delimited, save_formula
 from openmimo.data.hostile import hostile_markup
 from openmimo.data.main_content import main_content, without_link_lists
 from openmimo.data.page_facts import page_facts
 from openmimo.data.plain_text import NEVER_TEXT, join, plain_text, text_lines
 from openmimo.data.read import DOCUMENT, Oversized, Page
 from openmimo.data.saved import Saved
+from openmimo.data.source_names import source_names
 from openmimo.types import Document
 
 MAX_HTML_BYTES = 20_000_000  # ours: a parsed page takes about ten times its size
@@ -101,16 +102,17 @@ def _from_html(page: Page) -> Document | Dropped:
 
     from openmimo.data.forum import find_thread, render_thread
 
-    source = decode(page.content, page.media_type)
+    source = utf8(page.content, page.media_type)
     if not source or source.isspace():
         return Dropped("empty")
-    tree = LexborHTMLParser(source.encode("utf-8", "replace"))  # quicker than parsing text
+    tree = LexborHTMLParser(source)
     if tree.body is None:
         return Dropped("empty")
-    facts = page_facts(tree, page.content)
+    names = source_names(source)
+    facts = page_facts(tree, names)
     saved = Saved()
-    save_pieces(tree, saved)
-    thread = find_thread(tree, source)
+    save_pieces(tree, names, saved)
+    thread = find_thread(tree, names)
     if thread:
         text = render_thread(thread, lambda markup: plain_text(protected(markup, saved)))
     else:
@@ -119,9 +121,11 @@ def _from_html(page: Page) -> Document | Dropped:
     return document_of(page, text.strip(), title=facts.title, language=facts.language, tags=facts.tags)
 
 
-def save_pieces(tree: Any, saved: Saved) -> None:
+def save_pieces(tree: Any, names: str, saved: Saved) -> None:
     """Replace the code blocks and the formulas that are elements, each once, by placeholders."""
-    nodes = tree.css(f"{CODE_BLOCKS}, {FORMULAS}")
+    lowered = names.lower()  # quirky pages have classes of any case
+    classes = [f".{name}" for name in (*CODE_BLOCK_CLASSES, *FORMULA_CLASSES) if name.lower() in lowered]
+    nodes = tree.css(", ".join((CODE_BLOCKS, FORMULAS, *classes)))
     blocks = [block for node in nodes if (block := code_block(node)) is not None]
     codes = {block.mem_id for block in blocks}
     pieces = without_nested([*blocks, *(node for node in nodes if is_formula(node))])

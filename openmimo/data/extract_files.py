@@ -99,13 +99,13 @@ def _checked(out: Path) -> Path:
 
 
 def _write_file(documents: Iterator[Document], out: Path) -> None:
-    from openmimo.checkpoint import sync_folder
+    from openmimo.checkpoint import aside, sync_folder
 
     first = next(documents, None)
     if first is None:
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    temporary = aside(out)
     try:
         with temporary.open("wb") as file:
             write = _write_parquet if out.suffix == ".parquet" else _write_jsonl

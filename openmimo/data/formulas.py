@@ -31,11 +31,17 @@ _IMAGE_STYLE = re.compile(
 )
 """What TeX image services take before the formula itself."""
 _TEXISH = re.compile(r"\\[a-zA-Z]{2,}|[_^]\{|\\frac|[A-Za-z0-9)]\s*[\^_]\s*[A-Za-z0-9{]|=")
-FORMULAS = (
-    "math, mjx-container, script, img, .MathJax, .MathJax_Preview, .MathJax_SVG, .MathJax_CHTML, .katex, "
-    ".mwe-math-element, .ztext-math"
+FORMULAS = "math, mjx-container, script, img"
+"""Selects what may be a formula, beside `FORMULA_CLASSES`; `is_formula` says whether it is."""
+FORMULA_CLASSES = (
+    "MathJax",
+    "MathJax_Preview",
+    "MathJax_SVG",
+    "MathJax_CHTML",
+    "katex",
+    "mwe-math-element",
+    "ztext-math",
 )
-"""Selects what may be a formula, `is_formula` says whether it is."""
 _ENTITY = re.compile(r"&(?:lt|gt|amp|quot|nbsp|#\d+|#x[0-9a-fA-F]+);")
 _DELIMITED = re.compile(  # each branch starts with the character it is searched by, and none holds its own opening:
     r"\\\[(?P<bracket>(?:(?!\n\n|\\\[).)+?)\\\]|\\\((?P<round>(?:(?!\n\n|\\\().)+?)\\\)"  # so no text is read twice

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from openmimo.data.dom import outermost, without_nested
@@ -39,24 +40,24 @@ class Thread:
     """In the order of the page, comments after what they comment on."""
 
 
-def find_thread(tree: Any, source: str) -> Thread | None:
+def find_thread(tree: Any, names: str) -> Thread | None:
     """The thread on this page, or None if it holds none.
 
     Args:
         tree: the page, parsed by selectolax.
-        source: the page's markup.
+        names: what its source names (`source_names`), to see at once what needs no search.
     """
-    names = _names(source)
     for engine in ENGINES:
         if any(mark in names for mark in engine.marks):
             posts = _with_words(_engine_posts(tree, engine))
             if posts:
                 return Thread(_thread_title(tree, engine.title), posts)
-    if "schema.org" in source:
+    if "schema.org/Question" in names or "schema.org/DiscussionForumPosting" in names:
         posts = _with_words(_schema_org(tree))
         if len(posts) > 1:
             return Thread(_thread_title(tree), posts)
-    if any(word in names for word in ("reply", "comment", "answer", "post", "essage", "question", "opic")):
+    names = names.lower()
+    if _BODY.search(names) or _PLAIN_BODY.search(names):
         posts = _with_words(_named_blocks(tree))
         if posts:
             return Thread(_thread_title(tree), posts)
@@ -75,19 +76,6 @@ def render_thread(thread: Thread, to_text: Callable[[str], str]) -> str:
         label = post.role.capitalize() + (f" ({', '.join(facts)})" if facts else "")
         parts.append(f"{label}: {text}" if post.role == "comment" else f"{label}:\n\n{text}")
     return "\n\n".join(parts)
-
-
-_NAMES = re.compile("class=[\"']([^\"']*)")
-_IDS = re.compile(" id=[\"']([^\"']*)")
-_TEST_IDS = re.compile("data-testid=[\"']([^\"']*)")
-
-
-def _names(source: str) -> str:
-    """The page's class names, ids and test ids, each once: a twentieth of its size, and all that marks are found in."""
-    found = {*_NAMES.findall(source), *_IDS.findall(source), *_TEST_IDS.findall(source)}
-    if not found:  # a page without quotes
-        return source
-    return "\n".join(found) + ("<shreddit-" if "<shreddit-" in source else "")
 
 
 def _with_words(posts: Iterator[Post]) -> tuple[Post, ...]:
@@ -141,12 +129,15 @@ def _inner(node: Any, chrome: str = "") -> str:
 
 
 def _engine_posts(tree: Any, engine: Engine) -> Iterator[Post]:
+    bodies = outermost(tree, f"{engine.posts}, {engine.comments}" if engine.comments else engine.posts)
+    if not bodies:
+        return
     comments = _ids(tree, engine.comments)
     openers = _ids(tree, engine.opener)
     holders = _ids(tree, f"{engine.post}, {engine.comment}".strip(", ")) if engine.post or engine.comment else set()
     repeats = _ids(tree, engine.repeats)
     first = not engine.opener and not _is_later_page(tree)
-    for body in outermost(tree, f"{engine.posts}, {engine.comments}" if engine.comments else engine.posts):
+    for body in bodies:
         if _nearest(body, repeats) is not None:
             continue
         holder = _nearest(body, holders)
@@ -234,18 +225,16 @@ def _item_around(node: Any) -> Any:
 
 _BODY = re.compile(
     r"(?:post|reply|comment|message|answer|question|topic|thread|response)s?[_-]{0,2}"
-    r"(?:body|content|text|message|copy|inner|html|detail|description)s?(?:$|[\s_\d-])",
-    re.IGNORECASE,
+    r"(?:body|content|text|message|copy|inner|html|detail|description)s?(?:$|[\s_\d-])"
 )
-_PLAIN_BODY = re.compile(
-    r"(?:markdown|rich-?text|user-?content|prose)(?:[_-]?(?:body|content|text))?(?:$|[\s_\d-])", re.I
-)
+_PLAIN_BODY = re.compile(r"(?:markdown|rich-?text|user-?content|prose)(?:[_-]?(?:body|content|text))?(?:$|[\s_\d-])")
 _TALK = re.compile(r"reply|replies|comment|answer", re.IGNORECASE)
 _NOT_BODY = re.compile(
     r"(?:^|[\s_-])(?:nav|menu|sidebar|footer|related|recommend\w*|widget|preview|author|user|profile|avatar|meta|form|editor|"
-    r"breadcrumbs?|share|toolbar|actions?|header|title)(?:$|[\s_-])",
-    re.IGNORECASE,
+    r"breadcrumbs?|share|toolbar|actions?|header|title)(?:$|[\s_-])"
 )
+_CACHED_NAMES = 1 << 15
+"""Class names are the same on page after page: how many to remember."""
 _OUTSIDE = ("nav", "aside", "footer", "form", "header", "head")
 MIN_SHARE = 0.4  # ours: of a page's words that named blocks must hold
 
@@ -258,8 +247,8 @@ def _named_blocks(tree: Any) -> Iterator[Post]:
     """
     found = []
     for node in tree.css("div[class], td[class], section[class], li[class], article[class], p[class], span[class]"):
-        name = node.attributes.get("class") or ""
-        if (_BODY.search(name) or (_PLAIN_BODY.search(name) and _in_talk(node))) and not _NOT_BODY.search(name):
+        kind = _body_kind(node.attributes.get("class") or "")
+        if kind == "post" or (kind == "plain" and _in_talk(node)):
             found.append(node)
     bodies = [node for node in _innermost_of_equal(found) if not _is_outside(node)] if len(found) > 1 else []
     counts = Counter(_kind(node) for node in bodies)
@@ -270,6 +259,14 @@ def _named_blocks(tree: Any) -> Iterator[Post]:
         return
     for number, node in enumerate(bodies):
         yield Post("answer" if number else "question", _inner(node))
+
+
+@lru_cache(_CACHED_NAMES)
+def _body_kind(name: str) -> str:
+    """What a block's class says: `post` for a post's body, `plain` for one where what is around it is about replies."""
+    name = name.lower()
+    kind = "post" if _BODY.search(name) else "plain" if _PLAIN_BODY.search(name) else ""
+    return kind if kind and not _NOT_BODY.search(name) else ""
 
 
 def _in_talk(node: Any) -> bool:

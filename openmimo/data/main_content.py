@@ -1,8 +1,9 @@
 """Where a page's main content is, and what inside it is none (MiMo 2.1).
 
-The root of the main content is the deepest element that holds most of the page's running text. Beneath it, navigation,
-share bars, comments, teasers and the like go: by their element, by what their class or id says, or as a run of lines
-that are nothing but links. No rule here judges a text's quality: that is a tagger's work.
+The root of the main content is the deepest element that holds most of the page's running text, or most of what a
+content area or the surroundings of the first heading hold. Beneath it, navigation, share bars, comments, teasers and
+the like go: by their element, by what their class or id says, or as a run of lines that are nothing but links. No rule
+here judges a text's quality: that is a tagger's work.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ _INNER_SHARE = (0.15, 0.6, 0.6, 0.6)
 """Of a content area's running text, how much one of its kind inside it must hold to take its place."""
 _AMONG_SHARE = 0.5
 """Of the running text in all areas of a kind side by side, how much one must hold to be the content alone."""
-_CHROME_SHARE = 0.5
+_ARTICLE_CHARS, _HEADING_SHARE = 600, 0.05
+"""Running text, and share of the page's, that an element around the heading must hold to be the article."""
+_CHROME_SHARE = 0.65
 """An element that holds more of the page's running text than this is content, whatever it is called."""
 
 _CAN_BE_ROOT = frozenset("div article main td table tbody tr center font span".split())
@@ -152,8 +155,17 @@ class RunningText:
                 mass = max(outermost.values(), default=0)
                 if mass < max(_AREA_SHARE[kind] * total, _AMONG_SHARE * sum(outermost.values()), 1):
                     continue
-            return self._innermost(start, inside, _INNER_SHARE[kind]), _SHARE_INSIDE if kind else math.inf
-        return start, _SHARE if start == self._top else _SHARE_INSIDE
+            needed = _INNER_SHARE[kind] * total if start in found else 0.0
+            return self._innermost(start, inside, _INNER_SHARE[kind], needed), _SHARE_INSIDE if kind else math.inf
+        return (self._around_heading(), _SHARE) if start == self._top else (start, _SHARE_INSIDE)
+
+    def _around_heading(self) -> int:
+        """The innermost element around the page's first `h1` that holds an article's running text, else the body."""
+        node = next((node for node in self._elements[self._top].css("h1") if not node.text().isspace()), None)
+        needed = max(_ARTICLE_CHARS, _HEADING_SHARE * self._mass.get(self._top, 0))
+        while node is not None and self._mass.get(node.mem_id, 0) < needed:
+            node = node.parent
+        return node.mem_id if node is not None else self._top
 
     def _nested(self, start: int, areas: dict[int, int]) -> dict[int, dict[int, int]]:
         """By area, or `start`, the areas that are directly inside it."""
@@ -165,9 +177,9 @@ class RunningText:
             inside.setdefault(around, {})[identity] = mass
         return inside
 
-    def _innermost(self, start: int, inside: dict[int, dict[int, int]], share: float) -> int:
+    def _innermost(self, start: int, inside: dict[int, dict[int, int]], share: float, needed: float) -> int:
         """The area that holds most of what is in areas, as far in as it holds so much of the area around it."""
-        area, needed = start, 0.0
+        area = start
         while found := inside.get(area):
             best = max(found, key=found.__getitem__)
             if found[best] < max(needed, _AMONG_SHARE * sum(found.values())):

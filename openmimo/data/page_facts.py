@@ -20,11 +20,11 @@ class PageFacts:
     """`licence`: an address or words; `robots`: what crawlers are asked, in lower case; each only where it stands."""
 
 
-def page_facts(tree: Any, content: bytes) -> PageFacts:
+def page_facts(tree: Any, names: str) -> PageFacts:
     """Facts of a parsed page.
 
     Args:
-        content: the page's bytes, to see at once what needs no search.
+        names: what its source names (`source_names`), to see at once what needs no search.
     """
     title = shared = licence = ""
     robots: list[str] = []
@@ -41,7 +41,7 @@ def page_facts(tree: Any, content: bytes) -> PageFacts:
             robots.append(value.lower() if name == "robots" else f"{name}: {value.lower()}")
         elif name in _LICENCE_NAMES and value:
             licence = licence or value
-    if b"license" in content and (node := tree.css_first('a[rel~="license"], link[rel~="license"]')) is not None:
+    if "license" in names and (node := tree.css_first('a[rel~="license"], link[rel~="license"]')) is not None:
         licence = node.attributes.get("href") or licence
     title = shared or title
     if not title and (heading := tree.css_first("h1")) is not None:

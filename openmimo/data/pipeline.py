@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
+from openmimo.checkpoint import aside
 from openmimo.config import fingerprint
 from openmimo.data.documents import DOCUMENT_SCHEMA, publish
 from openmimo.data.redact import check_kinds, redact
@@ -464,8 +465,8 @@ class _Step:
     def _clear_strangers(self) -> None:
         """Remove what another fingerprint, or a killed write, left in this stage's folder."""
         for path in self.folder.iterdir():
-            ours = path.suffix in (".parquet", ".json", ".tmp")
-            if ours and (path.suffix == ".tmp" or not path.name.startswith(f"{self.key}-")):
+            ours = path.suffix in (".parquet", ".json") or path.name.startswith(".")
+            if ours and not path.name.startswith(f"{self.key}-"):
                 path.unlink()
 
 
@@ -591,7 +592,7 @@ def _load(table: Path | pa.Table) -> pa.Table:
 
 def _write_table(path: Path, table: pa.Table) -> dict[str, Any]:
     """Write a part under a temporary name, sync it, move it; rows, bytes and checksum of what stands there now."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = aside(path)
     table = table.combine_chunks().replace_schema_metadata(None)
     pq.write_table(table, temporary, compression="zstd", write_statistics=False, row_group_size=1 << 20)
     facts = {"rows": table.num_rows, "bytes": temporary.stat().st_size, "xxh3": _file_digest(temporary)}
@@ -600,7 +601,7 @@ def _write_table(path: Path, table: pa.Table) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = aside(path)
     temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     publish(temporary, path)
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from openmimo.checkpoint import sync_folder
+from openmimo.checkpoint import aside, sync_folder
 from openmimo.config import missing_file
 from openmimo.data.chat import Chat, Message
 from openmimo.data.decontaminate import NGRAM, Overlap, Screen, build_screen, find_overlap, read_held_out, share_found
@@ -161,7 +161,7 @@ def prepare_to(
     num_in = kept = candidates = 0
     out.parent.mkdir(parents=True, exist_ok=True)
     paths = {name: out.with_name(f"{out.stem}{name}.jsonl") for name in ("", ".candidates", ".dropped")}
-    temporary = {name: path.with_name(f".{path.name}.{os.getpid()}") for name, path in paths.items()}
+    temporary = {name: aside(path) for name, path in paths.items()}
     try:
         with temporary[""].open("wb") as rows, temporary[".candidates"].open("wb") as near:
             for path in inputs:

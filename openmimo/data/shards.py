@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openmimo.checkpoint import sync_folder, write_text
+from openmimo.checkpoint import aside, sync_folder, write_text
 
 FORMAT_VERSION = 1
 
@@ -48,7 +48,7 @@ def write_shard(documents: Iterable[Sequence[int]], folder: Path, source: str, *
         ValueError: if there is no document at all, or a token id outside the vocabulary.
     """
     dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary = aside(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     borders = [0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from openmimo.checkpoint import sync_folder, write_text
+from openmimo.checkpoint import aside, sync_folder, write_text
 from openmimo.model.card import CARD, GENERATION, generation_config, is_ours, model_card
 from openmimo.model.config import MiMoConfig
 from openmimo.model.folder import Format, fitting_tensors, load_config, written_tensors
@@ -145,7 +144,7 @@ def write_folder(
     Args:
         companions: folder whose tokenizer, generation settings and model card come along.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary = aside(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     dtype = str(next(iter(sources.values())).dtype).removeprefix("torch.")
     described = config_json(config, format, dtype)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from openmimo.data.charset import codec_of, declared_encodings, decode
+from openmimo.data.charset import codec_of, declared_encodings, decode, utf8
 
 TEXTS = {
     "gb18030": "这是一个用来测试编码检测的网页，内容是关于数学公式和程序代码的讨论。",
@@ -87,3 +87,11 @@ def test_labels_mean_what_browsers_take_them_for() -> None:
 def test_any_bytes_are_some_text() -> None:
     assert decode(b"") == ""
     assert isinstance(decode(bytes(range(256)) * 10, "text/html; charset=utf-8"), str)
+
+
+@pytest.mark.parametrize("encoding", TEXTS)
+def test_utf8_is_what_decode_makes_of_a_page(encoding: str) -> None:
+    content = page(TEXTS[encoding]).encode(encoding)
+    assert utf8(content) == decode(content).encode()
+    assert (utf8(content) is content) == (encoding == "utf-8")
+    assert utf8(b"\xef\xbb\xbf" + content) == decode(b"\xef\xbb\xbf" + content).encode("utf-8", "replace")

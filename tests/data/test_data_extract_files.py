@@ -179,6 +179,7 @@ def test_documents_are_those_of_extraction_in_this_process(tmp_path: Path) -> No
 def test_hostile_markup_is_told_by_counting() -> None:
     assert hostile_markup(b"<div>" * MAX_DEPTH + b"</div>" * MAX_DEPTH + b"<p>" * 50_000) == ""
     assert hostile_markup(b"<div>" * 30_000) == f"nested 30000 deep, {MAX_DEPTH} at most"
+    assert hostile_markup(b"</div>" * 30_000 + b"<div>" * 30_000) == f"nested 30000 deep, {MAX_DEPTH} at most"
     assert hostile_markup(b"<div></div>" * 30_000) == ""
     assert hostile_markup(b'<img src="data:' + b"A b=" * 100_000 + b'">') == ""
     many = MAX_ATTRIBUTES + 1

@@ -11,6 +11,7 @@ from openmimo.data.formulas import save_delimited
 from openmimo.data.plain_text import plain_text
 from openmimo.data.read import Page
 from openmimo.data.saved import MARK, Saved
+from openmimo.data.source_names import source_names
 from openmimo.types import Document
 
 
@@ -21,7 +22,7 @@ def delimited(text: str) -> str:
 
 def elements(markup: str) -> str:
     tree, saved = LexborHTMLParser(f"<body>{markup}</body>"), Saved()
-    save_pieces(tree, saved)
+    save_pieces(tree, source_names(markup.encode()), saved)
     return saved.put_back(plain_text(tree.body.html or "")).strip()
 
 

@@ -12,6 +12,7 @@ from openmimo.data.extract import extract
 from openmimo.data.forum import Thread, find_thread, render_thread
 from openmimo.data.plain_text import plain_text
 from openmimo.data.read import Page
+from openmimo.data.source_names import source_names
 from openmimo.types import Document
 
 STACK = """<div id="question-header"><h1>Why is it so?</h1></div>
@@ -81,7 +82,7 @@ THREADS = {
 
 
 def thread_of(page: str) -> Thread:
-    thread = find_thread(LexborHTMLParser(page), page)
+    thread = find_thread(LexborHTMLParser(page), source_names(page.encode()))
     assert thread is not None
     return thread
 
@@ -124,7 +125,7 @@ def test_an_article_is_no_thread() -> None:
         "<article><h1>A</h1><p>Text.</p></article>",
         "<div class='post-content'><p>A blog's only post.</p></div><div class='comment-form'></div>" * 1,
     ):
-        assert find_thread(LexborHTMLParser(page), page) is None
+        assert find_thread(LexborHTMLParser(page), source_names(page.encode())) is None
 
 
 def test_a_later_page_of_a_thread_has_no_question() -> None:

@@ -95,3 +95,16 @@ def test_sums_without_chrome_equal_those_of_climbing_from_every_text() -> None:
             for identity in () if chrome else chain:
                 slow[identity] = slow.get(identity, 0) + len(node.text_content.strip())
         assert found._mass == slow
+
+
+def test_a_small_article_inside_the_article_does_not_take_its_place() -> None:
+    inside = f"<article>{PROSE}<article><p>A related piece, as the magazine has many of them.</p></article></article>"
+    assert content(f"<div>{TEASER}</div>{inside}").count("Paragraph") == 4
+
+
+def test_without_an_area_the_article_stands_around_the_first_heading() -> None:
+    article = f"<div><div><h1>Heading</h1></div><div>{PROSE * 3}</div></div>"
+    page = f"<div><h1> </h1>{TEASER}</div>{article}<div>{TEASER * 20}</div>"
+    text = content(page)
+    assert text.count("Paragraph") == 12 and "Somebody" not in text
+    assert "Somebody" in content(page.replace("<h1>Heading</h1>", ""))

@@ -5,10 +5,11 @@
 from selectolax.lexbor import LexborHTMLParser
 
 from openmimo.data.page_facts import PageFacts, page_facts
+from openmimo.data.source_names import source_names
 
 
 def facts(page: str) -> PageFacts:
-    return page_facts(LexborHTMLParser(page), page.encode())
+    return page_facts(LexborHTMLParser(page), source_names(page.encode()))
 
 
 def test_title_language_licence_and_robots() -> None:
