@@ -22,7 +22,7 @@ import torch
 from openmimo.checkpoint import write_text
 from openmimo.curate.corpus import make_corpus
 from openmimo.curate.problems import curate
-from openmimo.curate.tag import keep_share, tag_stage
+from openmimo.curate.tag import TagStage, keep_share
 from openmimo.data.chat import CHAT_TEMPLATE, Chat
 from openmimo.data.decontaminate import build_screen
 from openmimo.data.mix import Mixture
@@ -121,7 +121,7 @@ def data(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
 
     held_out = [p.prompt for p in (*corpus.held_out, *corpus.validation)]
     funnel = run_pipeline(
-        pipeline_stages(recipe.data, held_out=held_out, tag=tag_stage(run.seed)),
+        pipeline_stages(recipe.data, held_out=held_out, tag=TagStage(run.seed)),
         [pages, folder / "problems" / "documents.jsonl"],
         folder / "documents",
         seed=run.seed,

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from openmimo.curate.corpus import make_corpus
-from openmimo.curate.tag import tag_stage
+from openmimo.curate.tag import TagStage
 from openmimo.data.chat import Chat
 from openmimo.data.mix import Mixture
 from openmimo.data.pipeline import read_documents, run_pipeline, stages
@@ -38,7 +38,7 @@ def test_walk_one_page_to_one_loss(tmp_path: Path) -> None:
     pages.mkdir()
     (pages / "squares.html").write_text(PAGE)
     (pages / "copy.html").write_text(PAGE.replace("home", "start"))
-    listed = stages(recipe.data, held_out=["a problem nobody has seen"], tag=tag_stage(0))
+    listed = stages(recipe.data, held_out=["a problem nobody has seen"], tag=TagStage(0))
     funnel = run_pipeline(listed, [pages], tmp_path / "documents", seed=0)
     documents = [row for table in read_documents(funnel) for row in table.to_pylist()]
     assert len(documents) == 1 and documents[0]["cluster_size"] == 2

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from openmimo.curate.tagger import SCORES, Label, fit
+from openmimo.curate.tagger import SCORES, Label, Tagger, fit
 
 MOST_SEEDS = 2000
 """Training documents at most."""
@@ -31,28 +32,43 @@ def provenance(url: str, source: str, tags: Mapping[str, Any]) -> Label:
     return Label("prose", (0.5, 0.4, 0.2))
 
 
-def tag_stage(
-    seed: int, labels: Callable[[str, str, Mapping[str, Any]], Label] = provenance
-) -> Callable[[pa.Table], pa.Table]:
-    """A whole-corpus stage: all documents in, their `tags` out, a row each; none is dropped."""
+@dataclass(frozen=True)
+class TagStage:
+    """Documents with what a tagger says of them in `tags`; none is dropped. The tagger is learnt from all, once."""
 
-    def tag(table: pa.Table) -> pa.Table:
-        rows = table.select(["url", "source", "text", "tags"]).to_pylist()
-        tags = [json.loads(row["tags"] or "{}") for row in rows]
-        texts = [row["text"] for row in rows]
-        seeds = _spread([row["source"] for row in rows], MOST_SEEDS)
-        tagger = fit(
-            [texts[i] for i in seeds], [labels(rows[i]["url"], rows[i]["source"], tags[i]) for i in seeds], seed=seed
-        )
-        found = tagger.tag(texts)
+    seed: int
+    labels: Callable[[str, str, Mapping[str, Any]], Label] = provenance
+    """(url, source, tags) -> what is known of a training document."""
+
+    def learn(self, parts: Sequence[Callable[[Sequence[str]], pa.Table]]) -> Tagger:
+        """Fit on at most MOST_SEEDS documents, every source evenly thinned.
+
+        Args:
+            parts: names of columns -> those of a part of the documents.
+        """
+        sources = [part(["source"])["source"].to_pylist() for part in parts]
+        chosen = _spread([source for of_part in sources for source in of_part], MOST_SEEDS)
+        rows: list[dict[str, Any]] = []
+        first = 0
+        for part, of_part in zip(parts, sources, strict=True):
+            here = [n - first for n in chosen if first <= n < first + len(of_part)]
+            first += len(of_part)
+            if here:
+                rows += part(["url", "source", "text", "tags"]).take(here).to_pylist()
+        known = [self.labels(row["url"], row["source"], json.loads(row["tags"] or "{}")) for row in rows]
+        return fit([row["text"] for row in rows], known, seed=self.seed)
+
+    def __call__(self, documents: pa.Table, tagger: Tagger) -> pa.Table:
+        found = tagger.tag(documents["text"].to_pylist())
         merged = [
-            json.dumps({**old, "domain": new.domain, "domain_confidence": new.confidence, **new.scores}, sort_keys=True)
-            for old, new in zip(tags, found, strict=True)
+            json.dumps(
+                {**json.loads(old or "{}"), "domain": new.domain, "domain_confidence": new.confidence, **new.scores},
+                sort_keys=True,
+            )
+            for old, new in zip(documents["tags"].to_pylist(), found, strict=True)
         ]
-        nothing = pa.nulls(len(merged), pa.string())
-        return pa.table({"tags": pa.array(merged, pa.string()), "dropped": nothing, "detail": nothing})
-
-    return tag
+        place = documents.schema.get_field_index("tags")
+        return documents.set_column(place, "tags", pa.array(merged, pa.string()))
 
 
 def keep_share(tags: Mapping[str, Any], *, shallow: float = 0.45, kept: float = 0.5) -> float:

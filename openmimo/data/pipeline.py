@@ -20,6 +20,7 @@ import hashlib
 import heapq
 import json
 import os
+import pickle
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ from openmimo.data.documents import DOCUMENT_SCHEMA, publish
 from openmimo.data.redact import check_kinds, redact
 from openmimo.log import progress
 
-FORMAT = 2
+FORMAT = 3
 """Of parts and manifests; raise it when code changes what a stage makes of the same input."""
 
 SAMPLES = 5  # ours: rows kept to look at, per stage and reason
@@ -94,15 +95,19 @@ class Stage:
     """One step: a pure function on Arrow tables."""
 
     name: str
-    run: Callable[[pa.Table], pa.Table | Iterable[pa.Table]]
+    run: Callable[..., pa.Table | Iterable[pa.Table]]
     """Rows in, the same rows out in the same order; one with a reason in column `dropped` ends here, `detail` says
-    more. The first stage gets INPUT_SCHEMA rows and returns pages, as one table or several."""
+    more. The first stage gets INPUT_SCHEMA rows and returns pages, as one table or several. With `learn`, its second
+    argument is what that returned."""
     config: dict[str, Any]
     """All that `run` depends on besides its rows, as plain JSON: its fingerprint decides what is done again."""
     whole: bool = False
     """Needs all rows at once. `run` then returns columns to set (`dropped` and `detail` among them), a row each."""
     prepare: Callable[[pa.Table], pa.Table] | None = None
     """With whole: computed part by part in parallel; `run` gets all parts' results instead of all documents."""
+    learn: Callable[[Sequence[Callable[[Sequence[str]], pa.Table]]], Any] | None = None
+    """Works out once, from all parts, what `run` needs besides its own; kept beside the parts. Each part is given as a
+    function: names of columns -> those columns of it."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +132,13 @@ class Funnel:
     """The last stage's Parquet files, in order: DOCUMENT_SCHEMA rows."""
 
 
-def stages(config: DataConfig, *, held_out: Sequence[str], tag: Callable[[pa.Table], pa.Table] | None) -> list[Stage]:
+def stages(config: DataConfig, *, held_out: Sequence[str], tag: Callable[..., pa.Table] | None) -> list[Stage]:
     """The list is the diagram.
 
     Args:
         held_out: texts of evaluation problems; none means nothing to decontaminate against.
-        tag: all documents in, the columns `tags`, `dropped` and `detail` out; None leaves documents untagged.
-            It is told apart by config.tagger and its name, not by its code.
+        tag: the tag stage's `run`, which sets `tags`; its method `learn`, if it has one, is the stage's. None leaves
+            documents untagged. It is told apart by config.tagger and its name, not by its code.
     """
     hashes = {"bands": config.bands, "rows": config.rows, "ngram": config.shingle_words}
     problems = {"ngram": config.contamination_words, "held_out": _digest("\n\x00".join(held_out))}
@@ -145,7 +150,9 @@ def stages(config: DataConfig, *, held_out: Sequence[str], tag: Callable[[pa.Tab
         Stage("redact", partial(redact_stage, kinds=config.redact), {"kinds": config.redact})
         if config.redact
         else None,
-        Stage("tag", tag, {"tagger": config.tagger, "name": _name_of(tag)}, whole=True) if tag else None,
+        Stage("tag", tag, {"tagger": config.tagger, "name": _name_of(tag)}, learn=getattr(tag, "learn", None))
+        if tag
+        else None,
         Stage("decontaminate", Decontaminate(tuple(held_out), config.contamination_words), problems),
     ]
     return [stage for stage in listed if stage]
@@ -380,7 +387,10 @@ class _Step:
         if self.stage.whole:
             sidecars = self._whole(tables)
         else:
-            sidecars = self._parts(tables, partial(_run_part, self), "")
+            work = (
+                partial(_run_part, self, self._learnt(tables)) if self.stage.learn else partial(_run_part, self, None)
+            )
+            sidecars = self._parts(tables, work, "")
         manifest = {
             "format": FORMAT,
             "key": self.key,
@@ -391,6 +401,17 @@ class _Step:
         }
         _write_json(self.folder / "manifest.json", manifest)
         return manifest
+
+    def _learnt(self, tables: Sequence[Path | pa.Table]) -> Any:
+        """What the stage learns from all parts, by an earlier start if there was one."""
+        assert self.stage.learn
+        path = self.folder / f"{self.key}-learnt.pickle"
+        if not path.exists():
+            found = self.stage.learn([partial(_load, table) for table in tables])
+            temporary = aside(path)
+            temporary.write_bytes(pickle.dumps(found))
+            publish(temporary, path)
+        return pickle.loads(path.read_bytes())
 
     def _whole(self, tables: Sequence[Path | pa.Table]) -> list[dict[str, Any]]:
         if self.stage.prepare:
@@ -465,14 +486,14 @@ class _Step:
     def _clear_strangers(self) -> None:
         """Remove what another fingerprint, or a killed write, left in this stage's folder."""
         for path in self.folder.iterdir():
-            ours = path.suffix in (".parquet", ".json") or path.name.startswith(".")
+            ours = path.suffix in (".parquet", ".json", ".pickle") or path.name.startswith(".")
             if ours and not path.name.startswith(f"{self.key}-"):
                 path.unlink()
 
 
-def _run_part(step: _Step, number: int, table: Path | pa.Table) -> str:
+def _run_part(step: _Step, learnt: Any, number: int, table: Path | pa.Table) -> str:
     rows = _load(table)
-    results = step.stage.run(rows)
+    results = step.stage.run(rows, learnt) if step.stage.learn else step.stage.run(rows)
     if step.cut:
         tables = [results] if isinstance(results, pa.Table) else results
         step.publish("", number, (t.slice(i, step.cut) for t in tables for i in range(0, max(t.num_rows, 1), step.cut)))
@@ -581,11 +602,11 @@ def _merge(funnels: Sequence[dict[str, Any]]) -> dict[str, Any]:
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
-def _load(table: Path | pa.Table) -> pa.Table:
+def _load(table: Path | pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
     if isinstance(table, pa.Table):
-        return table
+        return table.select(columns) if columns else table
     try:
-        return pq.read_table(table).combine_chunks()
+        return pq.read_table(table, columns=columns and list(columns)).combine_chunks()
     except (OSError, pa.ArrowInvalid) as error:
         raise ValueError(f"{table} is damaged ({error}); delete its folder to make it again") from error
 

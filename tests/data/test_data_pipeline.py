@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -121,6 +121,31 @@ def test_a_finished_stage_is_skipped_and_a_changed_one_takes_what_follows_with_i
     fresh = tmp_path / "fresh"
     run(inputs, fresh, SMALL)
     assert contents(out) == contents(fresh)
+
+
+def test_what_a_stage_learns_from_all_parts_is_worked_out_once(tmp_path: Path) -> None:
+    calls = []
+
+    def learn(parts: Sequence[Callable[[Sequence[str]], pa.Table]]) -> int:
+        calls.append([part(["text"]).column_names for part in parts])
+        return sum(len(text) for part in parts for text in part(["text"])["text"].to_pylist())
+
+    def mark(documents: pa.Table, total: int) -> pa.Table:
+        place = documents.schema.get_field_index("language")
+        return documents.set_column(place, "language", pa.array([str(total)] * len(documents)))
+
+    rows = [{"id": f"{n}", "text": "x" * n} for n in range(1, 41)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    listed = [*stages(SMALL, held_out=[], tag=None)[:2], Stage("mark", mark, {}, learn=learn)]
+
+    def done() -> list[str]:
+        funnel = run_pipeline(listed, [tmp_path / "in.jsonl"], tmp_path / "out", seed=0, documents_per_shard=16)
+        return [row["language"] for table in read_documents(funnel) for row in table.to_pylist()]
+
+    assert done() == ["820"] * 40 and calls == [[["text"]] * 3]
+    next((tmp_path / "out" / "mark").glob("*00001.json")).unlink()
+    (tmp_path / "out" / "mark" / "manifest.json").unlink()
+    assert done() == ["820"] * 40 and len(calls) == 1
 
 
 def test_personal_data_is_redacted_where_it_is_asked_for(tmp_path: Path) -> None:
