@@ -131,6 +131,7 @@ def lite_model(run: Path, chat: Chat, seed: int, folder: Path) -> MiMo:
     held_out = read_problems(run / "data" / "problems" / "held_out.jsonl")
     prepared = prepare(conversations, build_screen(problem.prompt for problem in held_out)).conversations
     samples = list(sft_samples(prepared, chat, RECIPE.sft.context))
+    folder.mkdir()
     finetune(model, samples, lite(RECIPE.sft), seed=seed, out=folder, checkpoints=folder / "checkpoints")
     return model
 
