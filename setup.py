@@ -25,13 +25,10 @@ setup(
     cmdclass={"build_ext": Build},
     ext_modules=[
         Extension("openmimo.judge.sandbox._spawn", ["openmimo/judge/sandbox/_spawn.c"], optional=True),
-        Extension(
-            "openmimo.data.copies._kernels",
-            ["openmimo/data/copies/_kernels.c"],
-            extra_compile_args=["-O3"],
-            optional=True,
+        *(
+            Extension(f"openmimo.data.{name}", [f"openmimo/data/{path}.c"], extra_compile_args=["-O3"], optional=True)
+            for name, path in (("copies._kernels", "copies/_kernels"), ("pages._source", "pages/_source"))
         ),
-        Extension("openmimo.data._source", ["openmimo/data/_source.c"], extra_compile_args=["-O3"], optional=True),
         *(
             Extension(
                 f"openmimo.{room}._kernels",

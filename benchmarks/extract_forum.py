@@ -35,11 +35,11 @@ sys.path[:0] = [str(ROOT)]
 import record  # noqa: E402
 from selectolax.lexbor import LexborHTMLParser  # noqa: E402
 
-from openmimo.data.charset import decode  # noqa: E402
-from openmimo.data.extract import extract  # noqa: E402
-from openmimo.data.forum import find_thread  # noqa: E402
+from openmimo.data.pages.charset import decode  # noqa: E402
+from openmimo.data.pages.extract import extract  # noqa: E402
+from openmimo.data.pages.forum import find_thread  # noqa: E402
+from openmimo.data.pages.source_names import source_names  # noqa: E402
 from openmimo.data.read import Page  # noqa: E402
-from openmimo.data.source_names import source_names  # noqa: E402
 
 ANCHORS = {
     "Stack Exchange": (r"js-post-body", {r'id="question"': "question", r'id="answer-\d+"': "answer",

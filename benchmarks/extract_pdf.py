@@ -33,7 +33,7 @@ sys.path[:0] = [str(ROOT)]
 
 import record  # noqa: E402
 
-from openmimo.data.pdf import pdf_text  # noqa: E402
+from openmimo.data.pages.pdf import pdf_text  # noqa: E402
 
 GOLD = ROOT.parent / "shared" / "data" / "pages" / "pages.jsonl.gz"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or ""

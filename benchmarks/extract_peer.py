@@ -105,7 +105,7 @@ def all_texts(pages: Sequence[dict[str, str]], folder: Path, *names: str) -> dic
 
 
 def _ours() -> Callable[[bytes, str], str]:
-    from openmimo.data.extract import Dropped, extract
+    from openmimo.data.pages.extract import Dropped, extract
     from openmimo.data.read import Page
 
     def text(content: bytes, url: str) -> str:

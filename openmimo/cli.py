@@ -159,7 +159,7 @@ def extract(
 
     Example: openmimo data extract pages/ -o documents.jsonl
     """
-    from openmimo.data.extract_files import bounds_of, extract_to
+    from openmimo.data.pages.extract_files import bounds_of, extract_to
 
     _exist(inputs)
     found = extract_to(inputs, out, bounds=bounds_of(workers, pdf_command, pdf_seconds))

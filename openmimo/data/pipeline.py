@@ -274,9 +274,9 @@ def read_stage(files: pa.Table) -> Iterator[pa.Table]:
 
 def extract_stage(pages: pa.Table) -> pa.Table:
     """Pages to documents, in a process that may be killed: a hostile page costs only itself."""
-    from openmimo.data.bounded import Bounds, extract_pages
     from openmimo.data.documents import document_row
-    from openmimo.data.extract import Dropped
+    from openmimo.data.pages.bounded import Bounds, extract_pages
+    from openmimo.data.pages.extract import Dropped
     from openmimo.data.read import Page
 
     rows = []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from openmimo.data.charset import codec_of, declared_encodings, decode, utf8
+from openmimo.data.pages.charset import codec_of, declared_encodings, decode, utf8
 
 TEXTS = {
     "gb18030": "这是一个用来测试编码检测的网页，内容是关于数学公式和程序代码的讨论。",

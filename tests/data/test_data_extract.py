@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmimo.data.charset import decode
-from openmimo.data.code_blocks import fenced
-from openmimo.data.extract import Dropped, extract
+from openmimo.data.pages.charset import decode
+from openmimo.data.pages.code_blocks import fenced
+from openmimo.data.pages.extract import Dropped, extract
 from openmimo.data.read import DOCUMENT, Page
 from openmimo.types import Document
 

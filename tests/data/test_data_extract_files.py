@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from test_data_pdf import pdf
 
-from openmimo.data.bounded import Bounds, Broken, extract_bounded, extract_pages
-from openmimo.data.extract import Dropped, extract
-from openmimo.data.extract_files import FIELDS, bounds_of, extract_to
-from openmimo.data.hostile import MAX_ATTRIBUTES, MAX_DEPTH, hostile_markup
+from openmimo.data.pages.bounded import Bounds, Broken, extract_bounded, extract_pages
+from openmimo.data.pages.extract import Dropped, extract
+from openmimo.data.pages.extract_files import FIELDS, bounds_of, extract_to
+from openmimo.data.pages.hostile import MAX_ATTRIBUTES, MAX_DEPTH, hostile_markup
 from openmimo.data.read import Page, list_files
 from openmimo.data.snapshot import warc_record
 from openmimo.types import Document

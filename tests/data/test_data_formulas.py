@@ -5,13 +5,13 @@
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from openmimo.data.code_blocks import save_inline_code
-from openmimo.data.extract import extract, save_pieces
-from openmimo.data.formulas import save_delimited
-from openmimo.data.plain_text import plain_text
+from openmimo.data.pages.code_blocks import save_inline_code
+from openmimo.data.pages.extract import extract, save_pieces
+from openmimo.data.pages.formulas import save_delimited
+from openmimo.data.pages.plain_text import plain_text
+from openmimo.data.pages.saved import MARK, Saved
+from openmimo.data.pages.source_names import source_names
 from openmimo.data.read import Page
-from openmimo.data.saved import MARK, Saved
-from openmimo.data.source_names import source_names
 from openmimo.types import Document
 
 

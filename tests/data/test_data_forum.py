@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from openmimo.data.engines import ENGINES
-from openmimo.data.extract import extract
-from openmimo.data.forum import Thread, find_thread, render_thread
-from openmimo.data.plain_text import plain_text
+from openmimo.data.pages.engines import ENGINES
+from openmimo.data.pages.extract import extract
+from openmimo.data.pages.forum import Thread, find_thread, render_thread
+from openmimo.data.pages.plain_text import plain_text
+from openmimo.data.pages.source_names import source_names
 from openmimo.data.read import Page
-from openmimo.data.source_names import source_names
 from openmimo.types import Document
 
 STACK = """<div id="question-header"><h1>Why is it so?</h1></div>

@@ -7,9 +7,9 @@ import random
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from openmimo.data.element_names import chrome_kind
-from openmimo.data.main_content import RunningText, main_content, without_link_lists
-from openmimo.data.plain_text import join, plain_text, text_lines
+from openmimo.data.pages.element_names import chrome_kind
+from openmimo.data.pages.main_content import RunningText, main_content, without_link_lists
+from openmimo.data.pages.plain_text import join, plain_text, text_lines
 
 PROSE = "".join(
     f"<p>Paragraph {n} of the article runs on for a while and says what it has to say.</p>" for n in range(4)

@@ -5,7 +5,7 @@
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from openmimo.data.mathml import clean_tex, mathml_to_tex
+from openmimo.data.pages.mathml import clean_tex, mathml_to_tex
 
 
 def tex(inner: str) -> str:

@@ -4,8 +4,8 @@
 
 from selectolax.lexbor import LexborHTMLParser
 
-from openmimo.data.page_facts import PageFacts, page_facts
-from openmimo.data.source_names import source_names
+from openmimo.data.pages.page_facts import PageFacts, page_facts
+from openmimo.data.pages.source_names import source_names
 
 
 def facts(page: str) -> PageFacts:

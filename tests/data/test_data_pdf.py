@@ -2,8 +2,8 @@
 
 import pytest
 
-from openmimo.data.extract import extract
-from openmimo.data.pdf import pdf_text
+from openmimo.data.pages.extract import extract
+from openmimo.data.pages.pdf import pdf_text
 from openmimo.data.read import Page
 from openmimo.types import Document
 
@@ -130,6 +130,6 @@ def test_cells_of_a_table_are_read_as_drawn() -> None:
 
 
 def test_more_text_than_allowed_is_no_document(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openmimo.data.pdf.MAX_CHARACTERS", 20)
+    monkeypatch.setattr("openmimo.data.pages.pdf.MAX_CHARACTERS", 20)
     with pytest.raises(ValueError, match="more than 20 characters"):
         pdf_text(pdf([(72, 700, "twenty-one characters and more")]))

@@ -2,7 +2,7 @@
 
 from selectolax.lexbor import LexborHTMLParser
 
-from openmimo.data.plain_text import plain_text, text_lines
+from openmimo.data.pages.plain_text import plain_text, text_lines
 
 
 def text(body: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from openmimo.data.extract import extract
+from openmimo.data.pages.extract import extract
 from openmimo.data.read import broken_collector, read
 from openmimo.data.snapshot import snapshot_pages
 from openmimo.types import Document

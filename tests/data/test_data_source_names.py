@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from openmimo.data.source_names import lines, python_lines, source_names
+from openmimo.data.pages.source_names import lines, python_lines, source_names
 
 SOURCE = (
     b"<p class='a b\ta'><P CLASS=c ID=\"x y\"><i data-class=no hid=no data-id=no class><b Rel='nofollow license'>"

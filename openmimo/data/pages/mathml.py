@@ -10,7 +10,16 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from openmimo.data.mathml_symbols import ACCENTS, FUNCTIONS, INVISIBLE, SPECIAL, STYLED_BLOCKS, SYMBOLS, VARIANTS, WIDE
+from openmimo.data.pages.mathml_symbols import (
+    ACCENTS,
+    FUNCTIONS,
+    INVISIBLE,
+    SPECIAL,
+    STYLED_BLOCKS,
+    SYMBOLS,
+    VARIANTS,
+    WIDE,
+)
 
 _UNDER_AS_SCRIPT = re.compile(
     r"\\(?:sum|prod|coprod|int|iint|iiint|oint|big[a-z]+|lim|liminf|limsup|max|min|sup|inf|det|gcd|Pr|operatorname\*\{.*\})"

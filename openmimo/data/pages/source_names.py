@@ -36,6 +36,6 @@ def python_lines(source: bytes) -> bytes:
 
 
 try:
-    from openmimo.data._source import source_names as lines
+    from openmimo.data.pages._source import source_names as lines
 except ImportError:
     lines = python_lines

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from openmimo.data.extract import Dropped, clean, document_of
+from openmimo.data.pages.extract import Dropped, clean, document_of
 from openmimo.data.read import Page
 from openmimo.types import Document
 

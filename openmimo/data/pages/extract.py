@@ -13,17 +13,17 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from openmimo.data.charset import decode, utf8
-from openmimo.data.code_blocks import CODE_BLOCK_CLASSES, CODE_BLOCKS, code_block, save_block, save_inline_code
-from openmimo.data.dom import without_nested
-from openmimo.data.formulas import FORMULA_CLASSES, FORMULAS, is_formula, save_delimited, save_formula
-from openmimo.data.hostile import hostile_markup
-from openmimo.data.main_content import main_content, without_link_lists
-from openmimo.data.page_facts import page_facts
-from openmimo.data.plain_text import NEVER_TEXT, join, plain_text, text_lines
+from openmimo.data.pages.charset import decode, utf8
+from openmimo.data.pages.code_blocks import CODE_BLOCK_CLASSES, CODE_BLOCKS, code_block, save_block, save_inline_code
+from openmimo.data.pages.dom import without_nested
+from openmimo.data.pages.formulas import FORMULA_CLASSES, FORMULAS, is_formula, save_delimited, save_formula
+from openmimo.data.pages.hostile import hostile_markup
+from openmimo.data.pages.main_content import main_content, without_link_lists
+from openmimo.data.pages.page_facts import page_facts
+from openmimo.data.pages.plain_text import NEVER_TEXT, join, plain_text, text_lines
+from openmimo.data.pages.saved import Saved
+from openmimo.data.pages.source_names import source_names
 from openmimo.data.read import DOCUMENT, Oversized, Page
-from openmimo.data.saved import Saved
-from openmimo.data.source_names import source_names
 from openmimo.types import Document
 
 MAX_HTML_BYTES = 20_000_000  # ours: a parsed page takes about ten times its size
@@ -45,7 +45,7 @@ def extract(page: Page) -> Document | Dropped:
         if media == DOCUMENT:
             return _from_row(page)
         if media == "application/pdf":
-            from openmimo.data.pdf import pdf_text
+            from openmimo.data.pages.pdf import pdf_text
 
             title, text = pdf_text(page.content)
             return document_of(page, clean(text), title=title)
@@ -100,7 +100,7 @@ def document_of(page: Page, text: str, *, title: str = "", language: str = "", t
 def _from_html(page: Page) -> Document | Dropped:
     from selectolax.lexbor import LexborHTMLParser
 
-    from openmimo.data.forum import find_thread, render_thread
+    from openmimo.data.pages.forum import find_thread, render_thread
 
     source = utf8(page.content, page.media_type)
     if not source or source.isspace():

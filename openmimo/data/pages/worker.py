@@ -1,6 +1,6 @@
 """A process that reads or extracts for another, which may kill it at any moment (MiMo 2.1: pages are hostile).
 
-    python -m openmimo.data.worker
+    python -m openmimo.data.pages.worker
 
 Jobs come on standard input and answers go to standard output as frames: two lengths (4 bytes each, little-endian), a
 JSON header, raw bytes. The process limits its own address space by job, so that a page which wants more fails here.
@@ -73,7 +73,7 @@ def _warm_up() -> None:
     """Import what pages need before memory is limited."""
     for name in (
         "resiliparse.parse.encoding", "resiliparse.parse.lang", "selectolax.lexbor",
-        "xxhash", "openmimo.data.extract", "openmimo.data.forum", "openmimo.data.urls",
+        "xxhash", "openmimo.data.pages.extract", "openmimo.data.pages.forum", "openmimo.data.urls",
     ):  # fmt: skip
         importlib.import_module(name)
 
@@ -101,8 +101,8 @@ def _read(job: dict[str, Any], answers: IO[bytes]) -> None:
 
 def _extract(job: dict[str, Any], content: bytes, answers: IO[bytes]) -> None:
     """job: `page` (its fields but the content), `memory_bytes`, `max_text_bytes`, `pdf_command`."""
-    from openmimo.data.extract import Dropped, extract
-    from openmimo.data.pdf_command import parse_with
+    from openmimo.data.pages.extract import Dropped, extract
+    from openmimo.data.pages.pdf_command import parse_with
 
     page = Page(content=content, **job["page"])
     result: Document | Dropped

@@ -10,8 +10,8 @@ import html as html_entities
 import re
 from typing import Any
 
-from openmimo.data.dom import outermost
-from openmimo.data.saved import Saved
+from openmimo.data.pages.dom import outermost
+from openmimo.data.pages.saved import Saved
 
 _GUTTERS = (
     ".linenos, .lineno, .linenodiv, .line-numbers-rows, .gutter, td.blob-num, .hljs-ln-numbers, .rouge-gutter, "

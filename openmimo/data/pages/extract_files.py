@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from openmimo.data.bounded import Bounds, Broken, extract_bounded
+from openmimo.data.pages.bounded import Bounds, Broken, extract_bounded
 from openmimo.data.read import list_files, nothing_read
 from openmimo.log import say
 from openmimo.types import Document
@@ -83,7 +83,7 @@ def bounds_of(num_workers: int | None, pdf_command: str, pdf_s: float) -> Bounds
     if not pdf_s > 0:
         raise ValueError(f"--pdf-seconds must be above 0, got {pdf_s:g}")
     if pdf_command:
-        from openmimo.data.pdf_command import check_command
+        from openmimo.data.pages.pdf_command import check_command
 
         check_command(pdf_command)
     usual = min(Bounds().num_workers, os.cpu_count() or 1)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from openmimo.data.dom import outermost, without_nested
-from openmimo.data.engines import ENGINES, Engine, Role
+from openmimo.data.pages.dom import outermost, without_nested
+from openmimo.data.pages.engines import ENGINES, Engine, Role
 
 
 @dataclass(frozen=True, slots=True)

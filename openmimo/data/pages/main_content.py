@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from openmimo.data.dom import without_nested
-from openmimo.data.element_names import area_kind, chrome_kind
-from openmimo.data.plain_text import Line
-from openmimo.data.saved import MARK
+from openmimo.data.pages.dom import without_nested
+from openmimo.data.pages.element_names import area_kind, chrome_kind
+from openmimo.data.pages.plain_text import Line
+from openmimo.data.pages.saved import MARK
 
 _RUNNING_CHARS = 25
 """Fewest characters of one piece of running text; a character outside ASCII counts double."""

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from openmimo.data.extract import Dropped
+from openmimo.data.pages.extract import Dropped
+from openmimo.data.pages.worker import read_frame, vars_of, write_frame
 from openmimo.data.read import Page, is_saved_page
-from openmimo.data.worker import read_frame, vars_of, write_frame
 from openmimo.types import Document
 
 
@@ -82,7 +82,7 @@ class _Lane:
 
     def start(self) -> subprocess.Popen[bytes]:
         if self.process is None:
-            command = [sys.executable, "-m", "openmimo.data.worker"]
+            command = [sys.executable, "-m", "openmimo.data.pages.worker"]
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 start_new_session=True, bufsize=0,  # a buffer would hide frames from select

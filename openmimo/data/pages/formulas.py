@@ -12,8 +12,8 @@ import re
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from openmimo.data.mathml import clean_tex, mathml_to_tex
-from openmimo.data.saved import MARK, Saved
+from openmimo.data.pages.mathml import clean_tex, mathml_to_tex
+from openmimo.data.pages.saved import MARK, Saved
 
 _IMAGE_HOSTS = re.compile(
     r"latex\.codecogs\.com|latex\.php|/mathtex\.cgi|/mimetex\.cgi|quicklatex\.com|/latex/|math\.wikimedia|"
