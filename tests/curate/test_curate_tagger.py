@@ -1,6 +1,7 @@
 """The tagger learns from text alone, is a function of its seed, and tags whole tables."""
 
 import json
+import pickle
 import random
 
 import pyarrow as pa
@@ -78,7 +79,9 @@ def test_the_stage_tags_every_document_and_drops_none() -> None:
     agree = sum(t["domain"] == e for t, e in zip(tags, expected, strict=True))
     assert agree / len(rows) > 0.9
     assert tags[0]["family"] in ("chain", "pipeline")  # what was known stays
-    assert stage(table, stage.learn([table.select])).equals(found.combine_chunks())
+    again = stage.learn([table.select])
+    assert stage(table, again).equals(found.combine_chunks())
+    assert pickle.dumps(again) == pickle.dumps(tagger) == pickle.dumps(pickle.loads(pickle.dumps(tagger)))
 
 
 def test_shallow_text_is_sampled_down_and_nothing_else() -> None:
