@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,11 @@ def test_torn_and_swollen_records_cost_only_themselves(tmp_path: Path) -> None:
     assert found["broken"] == 4 == len(lines) and found["reasons"] == {"cut short": 1, "too large": 2, "unreadable": 1}
 
 
-def test_pages_that_hang_swell_or_crash_cost_only_themselves(tmp_path: Path) -> None:
+def test_pages_that_hang_swell_or_crash_cost_only_themselves(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = tmp_path_factory.mktemp("aside")
+    monkeypatch.setattr(tempfile, "tempdir", str(aside))
     for number in range(6):
         (tmp_path / f"good{number}.html").write_text(GOOD)
     (tmp_path / "good0-deep.html").write_text("<div>" * 100_000 + "x")
@@ -144,6 +149,7 @@ def test_pages_that_hang_swell_or_crash_cost_only_themselves(tmp_path: Path) -> 
     found = {Path(name).name: result for name, result in extract_bounded(list_files([tmp_path]), bounds)}
     assert list(found) == sorted(found)
     assert all(isinstance(found[f"good{number}.html"], Document) for number in range(6))
+    assert not list(aside.iterdir())  # not even of those that were killed
     bad = {name: result.reason for name, result in found.items() if isinstance(result, Dropped)}
     assert bad == {
         "good0-deep.html": "hostile markup", "good1-attributes.html": "hostile markup",

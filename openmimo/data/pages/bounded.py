@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -75,6 +76,8 @@ class _Slot:
 class _Lane:
     """One worker process and what it is at."""
 
+    folder: str
+    """Where it may put files; what it leaves there when killed goes with the folder."""
     process: subprocess.Popen[bytes] | None = None
     slot: _Slot | None = None
     since_s: float = field(default_factory=time.monotonic)
@@ -86,6 +89,7 @@ class _Lane:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 start_new_session=True, bufsize=0,  # a buffer would hide frames from select
+                env={**os.environ, "TMPDIR": self.folder},
             )  # fmt: skip
         return self.process
 
@@ -127,10 +131,10 @@ class _Lane:
 class _Reader:
     """The reading process: told a list of files, it hands over pages until it is through, killed or not."""
 
-    def __init__(self, files: Sequence[tuple[Path, str]], bounds: Bounds) -> None:
+    def __init__(self, files: Sequence[tuple[Path, str]], bounds: Bounds, folder: str) -> None:
         self.files = list(files)
         self.bounds = bounds
-        self.lane = _Lane()
+        self.lane = _Lane(folder)
         self.number = 0
         self.at = 0
         self.done = not self.files
@@ -198,8 +202,9 @@ def extract_bounded(
     Args:
         files: (path, name) each, as `read.list_files` gives them.
     """
-    reader = _Reader(files, bounds)
-    lanes = [_Lane() for _ in range(bounds.num_workers)]
+    folder = tempfile.TemporaryDirectory(prefix="openmimo-extract-")
+    reader = _Reader(files, bounds, folder.name)
+    lanes = [_Lane(folder.name) for _ in range(bounds.num_workers)]
     order: deque[_Slot] = deque()
     waiting: deque[_Slot] = deque()
     try:
@@ -215,11 +220,13 @@ def extract_bounded(
     finally:
         for lane in [reader.lane, *lanes]:
             lane.stop()
+        folder.cleanup()
 
 
 def extract_pages(pages: Iterable[Page], bounds: Bounds = Bounds()) -> Iterator[Document | Dropped]:
     """The same for pages that have been read: a result each, in their order."""
-    lanes = [_Lane() for _ in range(bounds.num_workers)]
+    folder = tempfile.TemporaryDirectory(prefix="openmimo-extract-")
+    lanes = [_Lane(folder.name) for _ in range(bounds.num_workers)]
     order: deque[_Slot] = deque()
     waiting: deque[_Slot] = deque()
     coming = iter(pages)
@@ -240,6 +247,7 @@ def extract_pages(pages: Iterable[Page], bounds: Bounds = Bounds()) -> Iterator[
     finally:
         for lane in lanes:
             lane.stop()
+        folder.cleanup()
 
 
 def _dispatch(waiting: deque[_Slot], lanes: list[_Lane], bounds: Bounds) -> None:
