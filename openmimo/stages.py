@@ -26,7 +26,7 @@ from openmimo.curate.tag import TagStage, keep_share
 from openmimo.data.chat import CHAT_TEMPLATE, Chat
 from openmimo.data.decontaminate import build_screen
 from openmimo.data.mix import Mixture
-from openmimo.data.pipeline import read_documents, run_pipeline
+from openmimo.data.pipeline import read_documents, run_pipeline, show_funnel
 from openmimo.data.pipeline import stages as pipeline_stages
 from openmimo.data.sft import mixed_language, prepare
 from openmimo.data.sft import samples as sft_samples
@@ -127,6 +127,7 @@ def data(run: Run, recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
         seed=run.seed,
         documents_per_shard=recipe.data.documents_per_shard,
     )
+    show_funnel(funnel)
     whole = [document_from(row) for table in read_documents(funnel) for row in table.to_pylist()]
     corpus_sources = {d.source for d in corpus.documents}
     documents = [d for d in whole if d.source in corpus_sources or _chance(d.id) < keep_share(d.tags)]

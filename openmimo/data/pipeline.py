@@ -21,6 +21,7 @@ import heapq
 import json
 import os
 import pickle
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from openmimo.checkpoint import aside
 from openmimo.config import fingerprint
 from openmimo.data.documents import DOCUMENT_SCHEMA, publish
 from openmimo.data.redact import check_kinds, redact
-from openmimo.log import progress
+from openmimo.log import progress, say
 
 FORMAT = 3
 """Of parts and manifests; raise it when code changes what a stage makes of the same input."""
@@ -240,6 +241,18 @@ def funnel_table(funnel: Funnel) -> Any:
         why = ", ".join(f"{reason} {number:,}" for reason, number in reasons)
         table.add_row(stage.name, f"{stage.rows_in:,}", f"{stage.kept:,}", f"{total:,}", why)
     return table
+
+
+def show_funnel(funnel: Funnel) -> None:
+    """The funnel on standard error: a table in a terminal, else a line a stage."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        Console(stderr=True).print(funnel_table(funnel))
+        return
+    for stage in funnel.stages:
+        why = "".join(f", {reason} {number:,}" for reason, number in stage.dropped.items())
+        say(f"data: {stage.name}: {stage.rows_in:,} in, {stage.kept:,} kept{why}")
 
 
 def read_documents(funnel: Funnel) -> Iterator[pa.Table]:

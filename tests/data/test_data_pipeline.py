@@ -23,6 +23,7 @@ from openmimo.data.pipeline import (
     read_documents,
     read_funnel,
     run_pipeline,
+    show_funnel,
     stages,
 )
 from openmimo.data.snapshot import warc_record
@@ -97,6 +98,9 @@ def test_every_row_is_kept_or_dropped_with_a_reason(tmp_path: Path, capfd: pytes
     assert "near duplicate 4" in console.export_text()
     noise = capfd.readouterr()
     assert noise.out == "" and noise.err == ""
+    show_funnel(funnel)
+    told = capfd.readouterr().err
+    assert "data: near-copies: 64 in, 60 kept, near duplicate 4\n" in told and told.count("\n") == 6
 
 
 def test_a_finished_stage_is_skipped_and_a_changed_one_takes_what_follows_with_it(tmp_path: Path) -> None:
