@@ -206,9 +206,9 @@ def test_no_process_outlives_a_killed_run(killed: Path) -> None:
 def test_pages_of_ones_own_take_the_place_of_the_machines(tmp_path: Path) -> None:
     pages = tmp_path / "pages"
     pages.mkdir()
-    (pages / "one.html").write_text(
-        "<html><body><p>" + "A page about rivers and how they run. " * 30 + "</p></body></html>"
-    )
+    for words in ("rivers and how they run", "hills and what grows on them", "ships that never came home"):
+        text = f"This page says a little about {words}. " * 30
+        (pages / f"{words[:5]}.html").write_text(f"<html><body><p>{text}</p></body></html>")
     (pages / "broken.html").write_bytes(b"\xff\xfe\x00\x00<<<")
     out = tmp_path / "run"
     done = subprocess.run(
