@@ -1,7 +1,9 @@
 """The pipeline: counts, skipping, invalidation, and real kill -9 at random moments."""
 
+import importlib.util
 import io
 import json
+import os
 import random
 import signal
 import subprocess
@@ -202,6 +204,15 @@ def test_kill_9_at_any_moment_and_the_same_command_ends_in_the_same_bytes(tmp_pa
     time.sleep(0.5)  # an orphaned worker may be in its last write
     run(inputs, out, SMALL)
     assert contents(out) == expected
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_on_ray_the_bytes_are_those_of_the_native_runner(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path / "in")
+    run(inputs, tmp_path / "native", SMALL)
+    command = COMMAND.format(tests=str(Path(__file__).parent), inputs=str(inputs), out=str(tmp_path / "ray"))
+    subprocess.run([sys.executable, "-c", command], check=True, env={**os.environ, "DAFT_RUNNER": "ray"})
+    assert contents(tmp_path / "ray") == contents(tmp_path / "native")
 
 
 def test_a_torn_part_is_made_again(tmp_path: Path) -> None:
