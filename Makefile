@@ -15,7 +15,7 @@ TRL_STAMP := $(TRL)/.installed
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml setup.py constraints.txt openmimo/judge/sandbox/_spawn.c openmimo/data/pages/_source.c openmimo/data/copies/_kernels.c openmimo/engine/_kernels.c openmimo/model/_kernels.c openmimo/model/_kernels.h
+$(STAMP): pyproject.toml setup.py constraints.txt openmimo/judge/sandbox/_spawn.c openmimo/_module.h openmimo/data/pages/_source.c openmimo/data/copies/_kernels.c openmimo/engine/_kernels.c openmimo/model/_kernels.c openmimo/model/_kernels.h
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"openmimo needs Python 3.11 or newer, this is {sys.version.split()[0]}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"

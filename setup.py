@@ -26,14 +26,20 @@ setup(
     ext_modules=[
         Extension("openmimo.judge.sandbox._spawn", ["openmimo/judge/sandbox/_spawn.c"], optional=True),
         *(
-            Extension(f"openmimo.data.{name}", [f"openmimo/data/{path}.c"], extra_compile_args=["-O3"], optional=True)
+            Extension(
+                f"openmimo.data.{name}",
+                [f"openmimo/data/{path}.c"],
+                depends=["openmimo/_module.h"],
+                extra_compile_args=["-O3"],
+                optional=True,
+            )
             for name, path in (("copies._kernels", "copies/_kernels"), ("pages._source", "pages/_source"))
         ),
         *(
             Extension(
                 f"openmimo.{room}._kernels",
                 [f"openmimo/{room}/_kernels.c"],
-                depends=[f"openmimo/{room}/_kernels.h"],
+                depends=["openmimo/_module.h", f"openmimo/{room}/_kernels.h"],
                 extra_compile_args=["-O3", "-fno-math-errno", "-Wno-psabi", OPENMP],
                 extra_link_args=[OPENMP],
                 optional=True,

@@ -30,12 +30,6 @@ DOCUMENT_SCHEMA = pa.schema(
 """A document row, the one form on disk."""
 
 
-def documents_table(documents: Iterable[Document]) -> pa.Table:
-    """Rows of DOCUMENT_SCHEMA, each a cluster of its own."""
-    rows = [document_row(document) for document in documents]
-    return pa.Table.from_pylist(rows, schema=DOCUMENT_SCHEMA)
-
-
 def document_row(document: Document) -> dict[str, Any]:
     """A DOCUMENT_SCHEMA row, a cluster of its own. Lone surrogates, which no UTF-8 can hold, become `?`."""
     tags = json.dumps(dict(document.tags), ensure_ascii=False, sort_keys=True)
@@ -45,21 +39,6 @@ def document_row(document: Document) -> dict[str, Any]:
         "cluster_id": document.id, "cluster_size": 1,
     }  # fmt: skip
     return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
-
-
-def write_documents(documents: Iterable[Document], out: Path) -> None:
-    """Documents to `.jsonl` or `.parquet`, a thousand rows at a time, atomically."""
-
-    def tables() -> Iterable[pa.Table]:
-        rows = []
-        for document in documents:
-            rows.append(document_row(document))
-            if len(rows) == 1000:
-                yield pa.Table.from_pylist(rows, schema=DOCUMENT_SCHEMA)
-                rows = []
-        yield pa.Table.from_pylist(rows, schema=DOCUMENT_SCHEMA)
-
-    write_tables(tables(), out)
 
 
 def write_tables(tables: Iterable[pa.Table], out: Path) -> None:

@@ -400,10 +400,8 @@ class _Step:
         if self.stage.whole:
             sidecars = self._whole(tables)
         else:
-            work = (
-                partial(_run_part, self, self._learnt(tables)) if self.stage.learn else partial(_run_part, self, None)
-            )
-            sidecars = self._parts(tables, work, "")
+            learnt = self._learnt(tables, self.stage.learn) if self.stage.learn else None
+            sidecars = self._parts(tables, partial(_run_part, self, learnt), "")
         manifest = {
             "format": FORMAT,
             "key": self.key,
@@ -415,12 +413,11 @@ class _Step:
         _write_json(self.folder / "manifest.json", manifest)
         return manifest
 
-    def _learnt(self, tables: Sequence[Path | pa.Table]) -> Any:
+    def _learnt(self, tables: Sequence[Path | pa.Table], learn: Callable[[Any], Any]) -> Any:
         """What the stage learns from all parts, by an earlier start if there was one."""
-        assert self.stage.learn
         path = self.folder / f"{self.key}-learnt.pickle"
         if not path.exists():
-            found = self.stage.learn([partial(_load, table) for table in tables])
+            found = learn([partial(_load, table) for table in tables])
             temporary = aside(path)
             temporary.write_bytes(pickle.dumps(found))
             publish(temporary, path)

@@ -10,7 +10,7 @@
  */
 
 #define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "../_module.h"
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -264,14 +264,5 @@ static PyMethodDef methods[] = {
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_kernels", "Training on a CPU.", -1, methods};
 
 PyMODINIT_FUNC PyInit__kernels(void) {
-    PyObject *made = PyModule_Create(&module);
-    if (!made) return NULL;
-    PyObject *none = PyTuple_New(0), *name = none ? py_use(NULL, none) : NULL;
-    Py_XDECREF(none);
-    if (!name) {
-        Py_DECREF(made);
-        return NULL;
-    }
-    Py_DECREF(name);
-    return made;
+    return module_at_its_best(&module, py_use);
 }

@@ -3,7 +3,7 @@
 import contextlib
 import random
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from openmimo.data.copies.dedup import (
     url_keys,
 )
 from openmimo.data.copies.minhash import SPACELESS, band_keys, hash_functions, ngram_hashes, signatures, word_hashes
-from openmimo.data.documents import documents_table
+from openmimo.data.documents import DOCUMENT_SCHEMA, document_row
 from openmimo.types import Document
 
 try:
@@ -29,6 +29,10 @@ except ImportError:
     _kernels = None  # type: ignore[assignment]
 
 MASK = (1 << 64) - 1
+
+
+def documents_table(documents: Iterable[Document]) -> pa.Table:
+    return pa.Table.from_pylist([document_row(document) for document in documents], schema=DOCUMENT_SCHEMA)
 
 
 def mix(x: int) -> int:

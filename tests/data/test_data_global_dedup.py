@@ -6,7 +6,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,17 @@ from openmimo.data.copies import files, steps
 from openmimo.data.copies.dedup import rank_facts, ranks, text_keys
 from openmimo.data.copies.global_dedup import dedup_to, parse_bytes
 from openmimo.data.copies.steps import DedupConfig, Run
-from openmimo.data.documents import documents_table
+from openmimo.data.documents import DOCUMENT_SCHEMA, document_row
 from openmimo.data.urls import canonical_url
 from openmimo.rows import document_from, write_rows
+from openmimo.types import Document
 
 BASE = " ".join(f"word{i}" for i in range(60))
 Row = dict[str, Any]
+
+
+def documents_table(documents: Iterable[Document]) -> pa.Table:
+    return pa.Table.from_pylist([document_row(document) for document in documents], schema=DOCUMENT_SCHEMA)
 
 
 def wild_rows(count: int, seed: int) -> list[Row]:

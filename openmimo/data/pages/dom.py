@@ -1,4 +1,4 @@
-"""Two questions about parsed pages that every pre-pass asks (MiMo 2.1).
+"""Which nodes of a parsed page a pre-pass may change (MiMo 2.1).
 
 A node must not be touched after an ancestor has left the tree: its memory may be gone. So a pass first picks the nodes
 it will change, none inside another, and only then changes them.
@@ -20,16 +20,6 @@ def without_nested(nodes: Sequence[Any]) -> list[Any]:
     """The nodes in order, each once, without those inside another of them."""
     by_id = {node.mem_id: node for node in nodes}
     return [node for node in by_id.values() if not _has_ancestor(node, by_id)]
-
-
-def inside(node: Any, tags: Collection[str]) -> bool:
-    """Whether any ancestor is one of these elements."""
-    parent = node.parent
-    while parent is not None:
-        if parent.tag in tags:
-            return True
-        parent = parent.parent
-    return False
 
 
 def _has_ancestor(node: Any, among: Collection[int]) -> bool:
